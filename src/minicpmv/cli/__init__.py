@@ -1,0 +1,1 @@
+"""Words to calls: every command parses its arguments, calls one library function and prints the result."""
