@@ -1,0 +1,1 @@
+"""Corpora become rows here; `worlds` renders pictures, clips and texts whose truth is known exactly."""
