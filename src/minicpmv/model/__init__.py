@@ -1,0 +1,1 @@
+"""Tensors to tensors: configuration, vision tower, 3D-Resampler, and the whole model."""

@@ -1,0 +1,139 @@
+"""The ragged visual input as one record, and the placing of its output in the prompt.
+
+The processor and the model meet in five tensors (`pixel_values`, `item_shapes`, `item_packs`, `item_times`,
+`visual_slots`). `VisualInputs` checks that they agree, and hands them out in chunks that bound the memory of a long clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeContractError
+from .vision import as_shapes
+
+VISUAL_KEYS = ("pixel_values", "item_shapes", "item_packs", "item_times", "visual_slots", "visual_features")
+
+
+@dataclass(frozen=True, slots=True)
+class VisualInputs:
+    """What the tower and the resampler see: items in order, items of a pack together.
+
+    Attributes:
+        pixel_values: [patches, 588].
+        shapes: (rows, columns) of patches of each item.
+        packs: pack index of each item: 0, 1, 2, ... non-decreasing.
+        times: int64 [items]; -1 for none.
+    """
+
+    pixel_values: Tensor
+    shapes: list[tuple[int, int]]
+    packs: list[int]
+    times: Tensor
+
+    @classmethod
+    def from_tensors(
+        cls, pixel_values: Tensor, item_shapes: Tensor | None, item_packs: Tensor | None, item_times: Tensor | None
+    ) -> VisualInputs:
+        """Check and convert the processor's tensors.
+
+        Raises:
+            ShapeContractError: one is missing, or their lengths differ.
+        """
+        if item_shapes is None:
+            raise ShapeContractError(
+                "pixel_values came without item_shapes.", remedy="Pass everything that the processor returned."
+            )
+        shapes = as_shapes(item_shapes)
+        packs = list(range(len(shapes))) if item_packs is None else item_packs.tolist()
+        times = torch.full((len(shapes),), -1) if item_times is None else item_times
+        if len(packs) != len(shapes) or times.shape[0] != len(shapes):
+            raise ShapeContractError(
+                f"{len(shapes)} item_shapes, {len(packs)} item_packs and {times.shape[0]} item_times.",
+                remedy="Each item needs one of each; pass everything that the processor returned.",
+            )
+        patches = sum(rows * columns for rows, columns in shapes)
+        if pixel_values.ndim != 2 or pixel_values.shape[0] != patches:
+            raise ShapeContractError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; item_shapes of {len(shapes)} items cover {patches} "
+                "patches.",
+                remedy="Expected [patches, 588] with all items one after another.",
+            )
+        return cls(pixel_values, shapes, packs, times)
+
+    @property
+    def num_packs(self) -> int:
+        """Number of packs, which is the number of slots they fill."""
+        return self.packs[-1] + 1 if self.packs else 0
+
+    def chunks(self, max_patches: int) -> Iterator[VisualInputs]:
+        """Whole packs in order, as many as fit into `max_patches`, at least one at a time."""
+        areas = [rows * columns for rows, columns in self.shapes]
+        first_item = first_patch = item = patch = 0
+        while item < len(self.shapes):
+            last, size = _pack_end(self.packs, item), 0
+            size = sum(areas[item:last])
+            if item > first_item and patch + size - first_patch > max_patches:
+                yield self._part(first_item, item, first_patch, patch)
+                first_item, first_patch = item, patch
+            item, patch = last, patch + size
+        if first_item < item:
+            yield self._part(first_item, item, first_patch, patch)
+
+    def _part(self, first_item: int, last_item: int, first_patch: int, last_patch: int) -> VisualInputs:
+        base = self.packs[first_item]
+        return VisualInputs(
+            self.pixel_values[first_patch:last_patch],
+            self.shapes[first_item:last_item],
+            [pack - base for pack in self.packs[first_item:last_item]],
+            self.times[first_item:last_item],
+        )
+
+
+def _pack_end(packs: Sequence[int], item: int) -> int:
+    """Index after the last item of the pack that `item` belongs to."""
+    end = item
+    while end < len(packs) and packs[end] == packs[item]:
+        end += 1
+    return end
+
+
+def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tensor:
+    """Overwrite each slot's run of placeholder embeddings with one pack's tokens.
+
+    Args:
+        embeddings: [batch, tokens, d_llm].
+        features: [packs, queries, d_llm].
+        slots: int64 [packs, 2]: sample row and first column of each slot.
+
+    Returns:
+        A new tensor like `embeddings`.
+
+    Raises:
+        ShapeContractError: as many slots as packs are needed, inside the prompt.
+    """
+    batch, tokens = embeddings.shape[:2]
+    num_packs, num_queries = features.shape[:2]
+    if slots.shape[0] != num_packs:
+        raise ShapeContractError(
+            f"The prompt has {slots.shape[0]} visual slots but the pictures and clips give {num_packs} packs.",
+            remedy="Pass everything that the processor returned, and do not truncate input_ids.",
+        )
+    rows, starts = slots[:, 0].tolist(), slots[:, 1].tolist()
+    for row, start in zip(rows, starts, strict=True):
+        if not (0 <= row < batch and 0 <= start <= tokens - num_queries):
+            raise ShapeContractError(
+                f"A visual slot at sample {row}, tokens {start} to {start + num_queries} lies outside input_ids of shape "
+                f"({batch}, {tokens}).",
+                remedy="Pass everything that the processor returned, and do not truncate input_ids.",
+            )
+    slots = slots.to(embeddings.device)
+    columns = slots[:, 1, None] + torch.arange(num_queries, device=embeddings.device)
+    positions = (slots[:, 0, None] * tokens + columns).flatten()
+    flat = embeddings.flatten(0, 1)
+    source = features.flatten(0, 1).to(device=flat.device, dtype=flat.dtype)
+    placed = flat.index_copy(0, positions, source)
+    return placed.unflatten(0, (batch, tokens))
