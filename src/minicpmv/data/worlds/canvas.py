@@ -26,6 +26,7 @@ def paint(generator: Generator, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Colour a mask of ink, with a random look.
 
     Args:
+        generator: source of randomness.
         mask: uint8 [height, width], 0 = paper, 255 = ink.
 
     Returns:
@@ -68,7 +69,8 @@ def _gradient(generator: Generator, height: int, width: int) -> NDArray[np.float
     across, down = (generator.random(2, dtype=np.float32) - 0.5) * 44
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32) * across
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32) * down
-    return x[None, :] + y[:, None]
+    ramp: NDArray[np.float32] = x[None, :] + y[:, None]
+    return ramp
 
 
 def _blurred(generator: Generator, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -77,6 +77,8 @@ def text_extent(sheet: Sequence[Glyph], text: str, tracking_px: float = 0.0) -> 
     """Box of a text's ink relative to its pen start on the baseline: left, top, right, bottom in px.
 
     Args:
+        sheet: glyphs of one face and size.
+        text: printable ASCII.
         tracking_px: extra space after each character.
     """
     left, top, right, bottom = 10**6, 10**6, -(10**6), -(10**6)
@@ -106,6 +108,7 @@ def draw_text(
     Args:
         mask: uint8 [height, width], 0 = paper, 255 = ink; changed in place. Ink outside is cut off.
         sheet: glyphs of one face and size.
+        text: printable ASCII.
         x: pen start in px, may be outside the mask.
         baseline: y of the baseline in px.
         tracking_px: extra space after each character.

@@ -53,6 +53,7 @@ def render_line(
     """A picture with `num_lines` printed lines of one to three words.
 
     Args:
+        generator: source of randomness.
         faces: faces to choose from, each as likely as the next.
         split: which half of the vocabulary to print.
         size: height and width of the picture in px.

@@ -5,7 +5,13 @@ from numpy.random import Generator
 READING = "read"
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    READING: ("What does the text say?", "Read the text.", "What is written here?"),
+    READING: (
+        "What does the text say?",
+        "Read the text.",
+        "What is written here?",
+        "What is written in the picture?",
+        "What is written on the page?",
+    ),
     "colour_first": ("Which colour appears first?", "What is the first colour?", "Which colour comes first?"),
     "colour_last": ("Which colour appears last?", "What is the last colour?", "Which colour comes last?"),
     "direction": ("Which way does the shape move?", "In which direction does the shape move?", "Where does it move?"),

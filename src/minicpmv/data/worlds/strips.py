@@ -80,6 +80,7 @@ def render_strip(
     """A strip filled with running text at a random offset, so that letters are cut off at every edge.
 
     Args:
+        generator: source of randomness.
         faces: faces to choose from, each as likely as the next.
         split: which half of the vocabulary to print.
         size: height and width in px, multiples of 14.

@@ -160,8 +160,8 @@ def punctuated(generator: Generator, split: Split) -> str:
     draw = generator.random()
     if draw < 0.6:
         return word + _pick(generator, _MARKS)
-    opening, closing = _pick(generator, ("()", "[]", '""', "''", "##", "<>", "{}", "--", "**", "::"))
-    return opening + word + closing
+    pair = _pick(generator, ("()", "[]", '""', "''", "##", "<>", "{}", "--", "**", "::"))
+    return pair[0] + word + pair[1]
 
 
 def _any_word(generator: Generator, split: Split) -> str:
