@@ -1,0 +1,99 @@
+"""How an answer is generated, in one frozen record, and what that means for transformers' `generate`.
+
+    GenerationOptions + the checkpoint's generation config -> resolve() -> keyword arguments of `generate`
+
+transformers fills every value that is left out from the checkpoint's own generation config. Here every value that
+matters is written out instead, so that the same options mean the same thing with every checkpoint.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from minicpmv.errors import OptionError
+
+DEFAULT_MAX_NEW_TOKENS = 2048
+"""Tokens an answer may have if nobody says otherwise. Source: the official `chat`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationOptions:
+    """How to answer. The defaults give the most probable answer, the same one every time.
+
+    Giving `temperature`, `top_p`, `top_k` or `seed` asks for sampling, unless `do_sample` says otherwise or the
+    temperature is 0.
+    """
+
+    think: bool = False
+    """Let the model reason before it answers (the long mode)."""
+
+    max_new_tokens: int | None = None
+    """Longest answer in tokens, reasoning included. None: 2048, or less where the context leaves less."""
+
+    min_new_tokens: int = 0
+    """Shortest answer in tokens."""
+
+    do_sample: bool | None = None
+    """Draw tokens at random. None: only if an option of sampling is given."""
+
+    temperature: float | None = None
+    """Flattens (above 1) or sharpens (below 1) the distribution. None: the checkpoint's. 0 turns sampling off."""
+
+    top_p: float | None = None
+    """Draw from the most probable tokens that together have this probability. None: the checkpoint's."""
+
+    top_k: int | None = None
+    """Draw from this many most probable tokens; 0 means all. None: the checkpoint's."""
+
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that the answer already holds become less probable. The prompt does not count."""
+
+    num_beams: int = 1
+    """Above 1, beam search."""
+
+    seed: int | None = None
+    """Makes sampling repeatable without touching the random state of the process."""
+
+    def __post_init__(self) -> None:
+        at_least = {"max_new_tokens": 1, "min_new_tokens": 0, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}
+        for name, lowest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= lowest:
+                raise OptionError(f"{name} is {value}.", remedy=f"It must be at least {lowest}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p is {self.top_p}.", remedy="It must be above 0 and at most 1.")
+        if not self.repetition_penalty > 0:
+            raise OptionError(f"repetition_penalty is {self.repetition_penalty}.", remedy="It must be above 0.")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise OptionError(
+                f"min_new_tokens is {self.min_new_tokens} but max_new_tokens is {self.max_new_tokens}.",
+                remedy="Raise max_new_tokens.",
+            )
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        if self.temperature == 0:
+            return False
+        if self.do_sample is not None:
+            return self.do_sample
+        return any(value is not None for value in (self.temperature, self.top_p, self.top_k, self.seed))
+
+    def resolve(self, checkpoint: Any) -> dict[str, Any]:
+        """Keyword arguments for `generate` that leave nothing to the checkpoint unsaid.
+
+        The length and the repetition penalty are not among them: both depend on the prompt.
+
+        Args:
+            checkpoint: the model's `generation_config`; gives the sampling values that these options leave open.
+        """
+        arguments: dict[str, Any] = {"do_sample": self.samples, "num_beams": self.num_beams, "repetition_penalty": 1.0}
+        # Without sampling, these are transformers' neutral values; anything else makes it warn.
+        neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        for name, default in neutral.items():
+            given = getattr(self, name)
+            suggested = getattr(checkpoint, name, None)
+            value = given if given is not None else suggested if suggested is not None else default
+            arguments[name] = value if self.samples else default
+        if self.min_new_tokens:
+            arguments["min_new_tokens"] = self.min_new_tokens
+        return arguments
