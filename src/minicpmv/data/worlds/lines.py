@@ -67,7 +67,22 @@ def render_line(
     largest = min(MAX_SIZE_PX, (width - 4) / widest, (height - 2) / (_LINE_HEIGHT * num_lines))
     largest = max(MIN_SIZE_PX, largest)
     wanted = MIN_SIZE_PX + generator.random() * (largest - MIN_SIZE_PX)
-    mask, boxes = _typeset(generator, face, lines, wanted, height, width)
+    return print_lines(generator, lines, face=face, size_px=wanted, size=size)
+
+
+def print_lines(
+    generator: Generator, lines: Sequence[str], *, face: Face, size_px: float, size: tuple[int, int] = (56, 224)
+) -> LineSample:
+    """A picture of given lines, for examples and for evaluation on texts of one's own.
+
+    Args:
+        generator: source of randomness for place and look.
+        lines: printable ASCII, one entry per line.
+        face: face to print with.
+        size_px: wanted font size in px; made smaller where the lines would not fit.
+        size: height and width of the picture in px.
+    """
+    mask, boxes = _typeset(generator, face, lines, size_px, *size)
     return LineSample(paint(generator, mask), "\n".join(lines), boxes)
 
 

@@ -24,15 +24,16 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "digit": ("Which digit is it?", "What digit is in the picture?"),
     "place": ("Where is the shape?", "On which side is the shape?"),
     "colour_of": ("What colour is the {shape}?", "Which colour does the {shape} have?"),
-    "count_of": ("How many {shape}s are there?", "Count the {shape}s."),
+    "count_of": ("How many {shapes} are there?", "Count the {shapes}."),
 }
-"""Wordings by task; `{shape}` is replaced by a shape's name."""
+"""Wordings by task; `{shape}` is replaced by a shape's name and `{shapes}` by its plural."""
 
 
 def ask(generator: Generator, task: str, *, shape: str = "") -> str:
     """One wording of a task's question."""
     wordings = QUESTIONS[task]
-    return wordings[int(generator.random() * len(wordings))].format(shape=shape)
+    plural = shape + ("es" if shape.endswith("s") else "s")
+    return wordings[int(generator.random() * len(wordings))].format(shape=shape, shapes=plural)
 
 
 def wordings_of_everything() -> list[str]:
