@@ -1,7 +1,7 @@
 """The seeded parameters that the recorded outputs of the official modules were made with.
 
-Parameter `name` is `RandomState(rank).standard_normal(shape)`, where `rank` is its 1-based place among the sorted names,
-times a scale that depends on its kind.
+Parameter `name` is `RandomState(rank).standard_normal(shape)`, where `rank` is its 1-based place among the sorted
+names, times a scale that depends on its kind.
 """
 
 import math

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
 from transformers.utils import logging
 
-from ..errors import ConfigurationError
-from .presets import PRESETS
+from minicpmv.errors import ConfigurationError
+from minicpmv.model.presets import PRESETS
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class MiniCPMVVisionConfig(PreTrainedConfig):
     model_type = "siglip"
     base_config_key = "vision_config"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one argument per key of the official file)
         self,
         hidden_size: int = 1152,
         image_size: int = 980,
@@ -129,7 +129,7 @@ class MiniCPMVConfig(PreTrainedConfig):
     model_type = "minicpmv"
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": MiniCPMVVisionConfig, "text_config": AutoConfig}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one argument per key of the official file)
         self,
         version: float | str = 4.5,
         vision_config: MiniCPMVVisionConfig | dict[str, Any] | None = None,
@@ -259,7 +259,7 @@ def _build_text_config(
 
 
 def _official_rope(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """transformers' `rope_parameters` as the two official keys `rope_theta` and `rope_scaling`."""
+    """Transformers' `rope_parameters` as the two official keys `rope_theta` and `rope_scaling`."""
     if parameters is None:
         return {}
     rest = {key: value for key, value in parameters.items() if key != "rope_theta"}

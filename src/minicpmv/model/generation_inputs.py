@@ -2,7 +2,8 @@
 
 Visual tensors are ragged over the whole batch, so the generic rule "repeat every tensor along its first axis" does not
 fit them. Here they are encoded once, repeated by sample for beams and several answers, and dropped after the prompt
-has been read. A cache that already holds the start of a conversation keeps its pictures: only slots beyond it are filled.
+has been read. A cache that already holds the start of a conversation keeps its pictures: only slots beyond it are
+filled.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .visual_inputs import VISUAL_KEYS
+from minicpmv.model.visual_inputs import VISUAL_KEYS
 
 
 class VisualGeneration:
@@ -44,7 +45,9 @@ class VisualGeneration:
     def _features_of(self, visual: dict[str, Any]) -> Tensor:
         features: Tensor | None = visual.get("visual_features")
         if features is None:
-            tensors = {key: visual[key] for key in ("pixel_values", "item_shapes", "item_packs", "item_times") if key in visual}
+            tensors = {
+                key: visual[key] for key in ("pixel_values", "item_shapes", "item_packs", "item_times") if key in visual
+            }
             features = self.get_visual_features(**tensors)  # type: ignore[attr-defined]
         return features
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import CheckpointError
+from minicpmv.errors import CheckpointError
 
 
 def refuse_incomplete(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ def refuse_incomplete(load: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         where = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         raise CheckpointError(
             f"The checkpoint {where!s} does not fit its config.json. {'; '.join(problems)}.",
-            remedy="Check that config.json and the weights belong together; `output_loading_info=True` returns all names.",
+            remedy="Check that config.json and the weights belong together.",
         )
     return model
 

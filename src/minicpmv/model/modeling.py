@@ -3,8 +3,8 @@
     pixel rows -> vpm -> resampler -> visual features [packs, queries, d_llm]
     input_ids -> embeddings, visual features placed in their slots -> llm -> logits
 
-The language model is transformers' own `Qwen3ForCausalLM` or `LlamaForCausalLM`, unchanged. Parameter names are those of
-the released checkpoint (`llm.`, `vpm.`, `resampler.`), in its order.
+The language model is transformers' own `Qwen3ForCausalLM` or `LlamaForCausalLM`, unchanged. Parameter names are those
+of the released checkpoint (`llm.`, `vpm.`, `resampler.`), in its order.
 
 Source: modeling_minicpmv.py of MiniCPM-V 4.5. Deviations: slots are given by the processor (no search for token ids);
 results are assigned by slot, so packed clips in a batch get their own rows.
@@ -21,12 +21,13 @@ from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel, Qwe
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .configuration import MiniCPMVConfig
-from .generation_inputs import VisualGeneration
-from .loading_checks import refuse_incomplete
-from .resampler import Resampler, ResamplerAttention
-from .vision import MiniCPMVVisionModel
-from .visual_inputs import VisualInputs, place_in_slots
+from minicpmv.errors import ShapeContractError
+from minicpmv.model.configuration import MiniCPMVConfig
+from minicpmv.model.generation_inputs import VisualGeneration
+from minicpmv.model.loading_checks import refuse_incomplete
+from minicpmv.model.resampler import Resampler, ResamplerAttention
+from minicpmv.model.vision import MiniCPMVVisionModel
+from minicpmv.model.visual_inputs import VisualInputs, place_in_slots
 
 
 class MiniCPMVPreTrainedModel(PreTrainedModel):
@@ -34,7 +35,7 @@ class MiniCPMVPreTrainedModel(PreTrainedModel):
 
     config_class = MiniCPMVConfig
     base_model_prefix = ""
-    input_modalities = ("image", "video", "text")
+    input_modalities = ["image", "video", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = [  # noqa: RUF012  (transformers reads a list)
         "VisionEmbeddings",
@@ -67,7 +68,9 @@ class MiniCPMVPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class MiniCPMVForConditionalGeneration(MiniCPMVPreTrainedModel, VisualGeneration, GenerationMixin):
+class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneration narrows two signatures
+    MiniCPMVPreTrainedModel, VisualGeneration, GenerationMixin
+):
     """MiniCPM-V 4.0 and 4.5: pictures, documents and clips to text.
 
     Args:
@@ -127,7 +130,7 @@ class MiniCPMVForConditionalGeneration(MiniCPMVPreTrainedModel, VisualGeneration
     def get_visual_features(
         self,
         pixel_values: Tensor,
-        item_shapes: Tensor,
+        item_shapes: Tensor | None,
         item_packs: Tensor | None = None,
         item_times: Tensor | None = None,
     ) -> Tensor:
@@ -157,8 +160,10 @@ class MiniCPMVForConditionalGeneration(MiniCPMVPreTrainedModel, VisualGeneration
         resampled: Tensor = self.resampler(features, part.shapes, part.packs, part.times, implementation)
         return resampled
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
+    def _embed(self, input_ids: Tensor | None) -> Tensor:
         """Token embeddings, scaled where a checkpoint of the family says so (`scale_emb`)."""
+        if input_ids is None:
+            raise ShapeContractError("The model got neither input_ids nor inputs_embeds.", remedy="Pass one of them.")
         scale: float = getattr(self.config.text_config, "scale_emb", 1)
         embeddings: Tensor = self.get_input_embeddings()(input_ids)
         return embeddings if scale == 1 else embeddings * scale
@@ -173,7 +178,7 @@ class MiniCPMVForConditionalGeneration(MiniCPMVPreTrainedModel, VisualGeneration
         part = VisualInputs(blank, [(1, 1)], [0], torch.full((1,), -1))
         return self._encode(part).sum() * 0
 
-    def forward(
+    def forward(  # noqa: PLR0913  (transformers passes inputs by name)
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -237,7 +242,9 @@ class MiniCPMVForConditionalGeneration(MiniCPMVPreTrainedModel, VisualGeneration
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
         """Answer in the manner of the official `model.chat`; see `minicpmv.generation.official_chat.chat`."""
-        from ..generation.official_chat import chat  # the one upward import, so that official snippets run as they are
+        from minicpmv.generation.official_chat import (
+            chat,
+        )  # the one upward import, so that official snippets run as they are
 
         run: Callable[..., Any] = chat
         return run(self, *args, **kwargs)

@@ -1,8 +1,8 @@
 """Positions: which row of the learned table a patch takes, and the fixed sinusoids of the resampler.
 
-Three codes meet in this family. The vision tower looks up a learned 70 x 70 table by *bucket*; the resampler adds a 2-D
-sinusoid of (row, column) and, for frames with a time, a 1-D sinusoid of the time id. All are computed on demand from the
-sizes at hand: the official code stores a 72000-row time table of 1.18 GB for the same numbers.
+Three codes meet in this family. The vision tower looks up a learned 70 x 70 table by *bucket*; the resampler adds a
+Three codes meet in this family. The vision tower looks up a learned 70 x 70 table by *bucket*; the resampler adds a
+the sizes at hand: the official code stores a 72000-row time table of 1.18 GB for the same numbers.
 
 Source: modeling_navit_siglip.py and resampler.py of MiniCPM-V 4.5.
 """
@@ -90,9 +90,7 @@ def sinusoid_2d(rows: int, columns: int, width: int, device: torch.device | str 
     """
     by_column = sinusoid(torch.arange(columns, device=device), width // 2)
     by_row = sinusoid(torch.arange(rows, device=device), width // 2)
-    table = torch.cat(
-        [by_column[None, :, :].expand(rows, -1, -1), by_row[:, None, :].expand(-1, columns, -1)], dim=-1
-    )
+    table = torch.cat([by_column[None, :, :].expand(rows, -1, -1), by_row[:, None, :].expand(-1, columns, -1)], dim=-1)
     return table.flatten(0, 1)
 
 

@@ -7,7 +7,8 @@ numbers. `toy` is for tests.
 
 from typing import Any
 
-# MiniCPM-V 4.0's static LongRoPE: the same 64 factors for short and long prompts. Source: transformers pull request 39899.
+# MiniCPM-V 4.0's static LongRoPE: the same 64 factors for short and long prompts. Source: transformers pull request
+# 39899.
 LONGROPE_FACTORS = (
     [0.9977997200264581, 1.014658295992452, 1.0349680404997148, 1.059429246056193, 1.0888815016813513]
     + [1.1243301355211495, 1.166977103606075, 1.2182568066927284, 1.2798772354275727, 1.3538666751582975]
@@ -131,10 +132,10 @@ def _small(*, vocab_size: int, language: dict[str, Any], vision: dict[str, Any],
 
 
 _NANO = _small(
-    vocab_size=768,
+    vocab_size=512,
     language={
         "hidden_size": 256,
-        "intermediate_size": 704,
+        "intermediate_size": 512,
         "num_hidden_layers": 4,
         "max_window_layers": 4,
         "num_attention_heads": 4,

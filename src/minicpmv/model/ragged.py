@@ -18,11 +18,11 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """`count` consecutive items of `length` tokens, the first at token `start` and item `first`."""
+    """`num_items` consecutive items of `length` tokens, the first at token `start` and item `first`."""
 
     start: int
     first: int
-    count: int
+    num_items: int
     length: int
 
 
@@ -83,7 +83,12 @@ def varlen_kernel(implementation: str, sample: Tensor) -> str | None:
 
 
 def varlen_attention(
-    kernel: str, queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[Sequence[int], Sequence[int]], scale: float
+    kernel: str,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: tuple[Sequence[int], Sequence[int]],
+    scale: float,
 ) -> Tensor:
     """One kernel call for all items.
 
@@ -142,8 +147,11 @@ def self_attention(
         return varlen_attention(kernel, queries, keys, values, (lengths, lengths), scale)
     pieces = []
     for run in runs(lengths):
-        end = run.start + run.count * run.length
-        q, k, v = (x[run.start : end].unflatten(0, (run.count, run.length)).transpose(1, 2) for x in (queries, keys, values))
+        end = run.start + run.num_items * run.length
+        q, k, v = (
+            x[run.start : end].unflatten(0, (run.num_items, run.length)).transpose(1, 2)
+            for x in (queries, keys, values)
+        )
         pieces.append(attend(q, k, v, implementation, scale).transpose(1, 2).flatten(0, 1))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -172,8 +180,8 @@ def query_attention(
         return varlen_attention(kernel, many, keys, values, (query_lengths, lengths), scale).unflatten(0, (groups, -1))
     pieces = []
     for run in runs(lengths):
-        end = run.start + run.count * run.length
-        k, v = (x[run.start : end].unflatten(0, (run.count, run.length)).transpose(1, 2) for x in (keys, values))
-        q = queries.transpose(0, 1)[None].expand(run.count, -1, -1, -1)
+        end = run.start + run.num_items * run.length
+        k, v = (x[run.start : end].unflatten(0, (run.num_items, run.length)).transpose(1, 2) for x in (keys, values))
+        q = queries.transpose(0, 1)[None].expand(run.num_items, -1, -1, -1)
         pieces.append(attend(q, k, v, implementation, scale).transpose(1, 2))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeContractError
-from .positions import sinusoid_2d, time_codes
-from .ragged import query_attention
+from minicpmv.errors import ShapeContractError
+from minicpmv.model.positions import sinusoid_2d, time_codes
+from minicpmv.model.ragged import query_attention
 
 HEAD_WIDTH = 128
 

@@ -2,8 +2,8 @@
 
     pixel rows [patches, 588] -> embed + position -> blocks (attention inside each item) -> features [patches, d_vision]
 
-All patches of a batch lie one after another in one tensor and no position is ever padded. The parameters carry the names
-of the released checkpoint; the patch embedding is stored as a convolution and applied as the matrix it is.
+All patches of a batch lie one after another in one tensor and no position is ever padded. The parameters carry the
+names of the released checkpoint; the patch embedding is stored as a convolution and applied as the matrix it is.
 
 Source: modeling_navit_siglip.py of MiniCPM-V 4.5. Deviation: ragged instead of padded and masked; outputs agree
 (tests/parity/test_vision_vectors.py).
@@ -21,10 +21,10 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..errors import ShapeContractError
-from .configuration import MiniCPMVVisionConfig
-from .positions import patch_position_ids
-from .ragged import self_attention
+from minicpmv.errors import ShapeContractError
+from minicpmv.model.configuration import MiniCPMVVisionConfig
+from minicpmv.model.positions import patch_position_ids
+from minicpmv.model.ragged import self_attention
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -117,7 +117,7 @@ class MiniCPMVVisionModel(PreTrainedModel):
     config_class = MiniCPMVVisionConfig
     base_model_prefix = "vpm"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

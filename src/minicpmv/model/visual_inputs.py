@@ -1,7 +1,8 @@
 """The ragged visual input as one record, and the placing of its output in the prompt.
 
 The processor and the model meet in five tensors (`pixel_values`, `item_shapes`, `item_packs`, `item_times`,
-`visual_slots`). `VisualInputs` checks that they agree, and hands them out in chunks that bound the memory of a long clip.
+`visual_slots`). `VisualInputs` checks that they agree, and hands them out in chunks that bound the memory
+of a long clip.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ShapeContractError
-from .vision import as_shapes
+from minicpmv.errors import ShapeContractError
+from minicpmv.model.vision import as_shapes
 
 VISUAL_KEYS = ("pixel_values", "item_shapes", "item_packs", "item_times", "visual_slots", "visual_features")
 
@@ -58,8 +59,8 @@ class VisualInputs:
         patches = sum(rows * columns for rows, columns in shapes)
         if pixel_values.ndim != 2 or pixel_values.shape[0] != patches:
             raise ShapeContractError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; item_shapes of {len(shapes)} items cover {patches} "
-                "patches.",
+                f"pixel_values has shape {tuple(pixel_values.shape)}; item_shapes of {len(shapes)} items cover "
+                f"{patches} patches.",
                 remedy="Expected [patches, 588] with all items one after another.",
             )
         return cls(pixel_values, shapes, packs, times)
@@ -126,8 +127,8 @@ def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tenso
     for row, start in zip(rows, starts, strict=True):
         if not (0 <= row < batch and 0 <= start <= tokens - num_queries):
             raise ShapeContractError(
-                f"A visual slot at sample {row}, tokens {start} to {start + num_queries} lies outside input_ids of shape "
-                f"({batch}, {tokens}).",
+                f"A visual slot at sample {row}, tokens {start} to {start + num_queries} lies outside input_ids of "
+                f"shape ({batch}, {tokens}).",
                 remedy="Pass everything that the processor returned, and do not truncate input_ids.",
             )
     slots = slots.to(embeddings.device)

@@ -1,0 +1,35 @@
+"""Recipes by name or path.
+
+load_recipe("nano_first", ["seed=1"]) -> Recipe
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from minicpmv.errors import SettingsError
+from minicpmv.settings import read_settings
+from minicpmv.training.recipe import Recipe
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes in this folder, by name."""
+    folder = Path(str(files("minicpmv.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: a bundled recipe's name, or the path of a YAML file.
+        overrides: `a.b=value` changes.
+
+    Raises:
+        SettingsError: no such recipe, or it is not valid.
+    """
+    known = bundled_recipes()
+    path = known.get(name) or Path(name)
+    if name not in known and path.suffix not in (".yaml", ".yml"):
+        raise SettingsError(f"There is no recipe {name!r}.", remedy=f"Known: {', '.join(known)}; or give a .yaml file.")
+    return read_settings(path, Recipe, overrides)

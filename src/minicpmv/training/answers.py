@@ -1,0 +1,272 @@
+"""Conversations from the worlds: a picture, a clip or a text, a question, and the answer to learn.
+
+    world -> Exchange(pictures, question, answer) -> the same pieces and patches as at inference -> padded token batch
+
+Everything the model sees passes through the functions of `minicpmv.processing` that answer a user's question, so
+training and inference cannot render a conversation differently.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
+from minicpmv.data.worlds.fonts import Face
+from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.data.worlds.questions import READING, ask
+from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
+from minicpmv.data.worlds.strips import patch_targets
+from minicpmv.data.worlds.text import copy_pair, text_pair
+from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
+from minicpmv.processing.chat_template import TemplateOptions, VisualText, conversation_pieces, visual_pieces
+from minicpmv.processing.geometry import Geometry
+from minicpmv.processing.packing import FrameGroup, plan_groups
+from minicpmv.processing.patches import patchify_all
+from minicpmv.processing.slicing import Size
+from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
+from minicpmv.training.learner import Learner
+from minicpmv.training.objectives import Batch, counted_slots, patch_reading_loss, split_counts, step_generator
+from minicpmv.training.recipe import StageRecipe
+
+_IGNORED = -100
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question and its answer.
+
+    Attributes:
+        world: where it comes from.
+        frames: pictures; several are the frames of one pack.
+        times: official time id of each frame, -1 for a picture.
+        prompt: the text after the picture.
+        answer: what to say.
+        targets: int64 [patches, slots] letters of the picture, where known.
+    """
+
+    world: str
+    frames: tuple[Picture, ...]
+    times: tuple[int, ...]
+    prompt: str
+    answer: str
+    targets: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerQuestions:
+    """Next-token loss on answers, optionally with the dense reading loss on pictures of text."""
+
+    stage: StageRecipe
+    seed: int
+    index: int
+    faces: Sequence[Face]
+    encoder: PieceEncoder
+    pad_id: int
+    geometry: Geometry
+
+    def batch(self, step: int) -> Batch:
+        """A padded token batch with the ragged visual input."""
+        generator = step_generator(self.seed, self.index, step)
+        exchanges: list[Exchange] = []
+        for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
+            exchanges += WORLDS[world](generator, self.faces, count)
+        return collate(exchanges, self.encoder, self.pad_id, self.geometry, generator)
+
+    def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of the answers, plus the weighted dense loss."""
+        model = learner.model
+        features = slots = None
+        extra: dict[str, float] = {}
+        dense: Tensor | float = 0.0
+        if "pixel_values" in batch:
+            shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
+            patches = model.vpm(batch["pixel_values"], shapes)
+            attention = model.config.vision_config._attn_implementation
+            features = model.resampler(patches, shapes, batch["item_packs"].tolist(), batch["item_times"], attention)
+            slots = batch["visual_slots"]
+            if self.stage.patch_loss and "targets" in batch:
+                logits = learner.patch_reader(patches[batch["labelled"]])
+                dense, extra = patch_reading_loss(logits, batch["targets"], batch["counted"])
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            visual_features=features,
+            visual_slots=slots,
+            use_cache=False,
+        )
+        loss, numbers = answer_loss(output.logits, batch["labels"], batch["worlds"])
+        return loss + self.stage.patch_loss * dense, {**numbers, **extra}
+
+
+def answer_loss(logits: Tensor, labels: Tensor, worlds: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
+    """Mean cross-entropy over target tokens, and how many answers of each world are right word for word.
+
+    Args:
+        logits: [batch, tokens, vocabulary].
+        labels: int64 [batch, tokens], -100 where nothing is learned.
+        worlds: the world of each sample.
+    """
+    wanted = labels[:, 1:]
+    learned = wanted != _IGNORED
+    predicted = logits[:, :-1].float()
+    loss = F.cross_entropy(predicted[learned], wanted[learned])
+    right = ((predicted.argmax(-1) == wanted) | ~learned).all(-1)
+    numbers = {"answer_loss": loss.item()}
+    for world in sorted(set(worlds)):
+        chosen = torch.tensor([name == world for name in worlds], device=right.device)
+        numbers[world] = right[chosen].float().mean().item()
+    return loss, numbers
+
+
+def encode_exchange(exchange: Exchange, groups: tuple[FrameGroup, ...], encoder: PieceEncoder) -> EncodedPieces:
+    """Token ids of one exchange in the official layout."""
+    is_clip = bool(exchange.times) and exchange.times[0] >= 0
+    parts: list[ImagePart | VideoPart | TextPart] = []
+    if groups:
+        parts.append(VideoPart(source=b"") if is_clip else ImagePart(None))
+    messages = [
+        Message("user", (*parts, TextPart(exchange.prompt))),
+        Message("assistant", (TextPart(exchange.answer),)),
+    ]
+    options = TemplateOptions()
+    media = [visual_pieces(VisualText(groups, use_image_id=not is_clip), 0, options.tokens)] if groups else []
+    return encoder.encode(conversation_pieces(messages, media, options))
+
+
+def collate(
+    exchanges: Sequence[Exchange], encoder: PieceEncoder, pad_id: int, geometry: Geometry, generator: Generator
+) -> Batch:
+    """Exchanges to one right-padded token batch and one ragged visual input."""
+    encoded, pictures, packs, times = [], [], [], []
+    slots: list[tuple[int, int]] = []
+    for row, exchange in enumerate(exchanges):
+        sizes = [Size(frame.shape[1], frame.shape[0]) for frame in exchange.frames]
+        groups: tuple[FrameGroup, ...] = ()
+        if exchange.frames:
+            groups = plan_groups([exchange.times], sizes, geometry, max_slices=1)
+            pack = len(slots)
+            for frame, time, plan in zip(exchange.frames, exchange.times, groups[0].plans, strict=True):
+                pictures.append(fitted(frame, plan.overview))
+                packs.append(pack)
+                times.append(time)
+        pieces = encode_exchange(exchange, groups, encoder)
+        slots += [(row, start) for start in pieces.slots]
+        encoded.append(pieces)
+    batch = _padded(encoded, pad_id)
+    batch["worlds"] = [exchange.world for exchange in exchanges]
+    if pictures:
+        rows, shapes = patchify_all(pictures)
+        batch |= {
+            "pixel_values": torch.from_numpy(rows),
+            "item_shapes": torch.from_numpy(shapes),
+            "item_packs": torch.tensor(packs),
+            "item_times": torch.tensor(times),
+            "visual_slots": torch.tensor(slots),
+        }
+        batch |= _letter_targets(exchanges, shapes, generator)
+    return batch
+
+
+def fitted(picture: Picture, size: Size) -> Picture:
+    """The picture at the size that the encoder sees, resized as the processor does."""
+    if picture.shape[:2] == (size.height, size.width):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+
+
+def _padded(encoded: Sequence[EncodedPieces], pad_id: int) -> Batch:
+    longest = max(len(pieces.ids) for pieces in encoded)
+    ids = np.full((len(encoded), longest), pad_id, dtype=np.int64)
+    labels = np.full_like(ids, _IGNORED)
+    mask = np.zeros_like(ids)
+    for row, pieces in enumerate(encoded):
+        length = len(pieces.ids)
+        ids[row, :length] = pieces.ids
+        mask[row, :length] = 1
+        labels[row, :length] = np.where(pieces.trained, pieces.ids, _IGNORED)
+    tensors = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+
+def _letter_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], generator: Generator) -> Batch:
+    """Letters of all pictures of text, and which patches of the batch they belong to."""
+    areas = (shapes[:, 0] * shapes[:, 1]).tolist()
+    starts = np.concatenate([[0], np.cumsum(areas)])
+    labelled, targets, item = [], [], 0
+    for exchange in exchanges:
+        if exchange.targets is not None:
+            labelled.append(np.arange(starts[item], starts[item + 1]))
+            targets.append(exchange.targets)
+        item += len(exchange.frames)
+    if not targets:
+        return {}
+    joined = np.concatenate(targets)
+    return {
+        "labelled": torch.from_numpy(np.concatenate(labelled)),
+        "targets": torch.from_numpy(joined),
+        "counted": torch.from_numpy(counted_slots(generator, joined)),
+    }
+
+
+def _lines(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+    size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
+    exchanges = []
+    for _ in range(count):
+        line = render_line(generator, faces=faces, split="train", size=size)
+        targets = patch_targets(line.characters, *size)
+        exchanges.append(Exchange("lines", (line.image,), (-1,), ask(generator, READING), line.text, targets))
+    return exchanges
+
+
+def _scenes(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+    exchanges = []
+    for _ in range(count):
+        task = SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))]
+        scene = render_scene(generator, task=task, faces=faces)
+        exchanges.append(Exchange("scenes", (scene.image,), (-1,), scene.question, scene.answer))
+    return exchanges
+
+
+def clips_of(tasks: Sequence[str], world: str) -> Callable[[Generator, Sequence[Face], int], list[Exchange]]:
+    """A world of clips with questions of the given kinds; all frames of a clip share one pack."""
+
+    def draw(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+        exchanges = []
+        for _ in range(count):
+            task = tasks[int(generator.integers(len(tasks)))]
+            clip = render_clip(generator, task=task, faces=faces)
+            times = tuple(round(time * 10) for time in clip.times_s)
+            exchanges.append(Exchange(world, tuple(clip.frames), times, clip.question, clip.answer))
+        return exchanges
+
+    return draw
+
+
+def _copies(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+    pairs = [copy_pair(generator) for _ in range(count)]
+    return [Exchange("copies", (), (), pair.prompt, pair.answer) for pair in pairs]
+
+
+def _texts(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+    pairs = [text_pair(generator) for _ in range(count)]
+    return [Exchange("texts", (), (), pair.prompt, pair.answer) for pair in pairs]
+
+
+WORLDS: Mapping[str, Callable[[Generator, Sequence[Face], int], list[Exchange]]] = {
+    "lines": _lines,
+    "scenes": _scenes,
+    "clips": clips_of(CLIP_TASKS, "clips"),
+    "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),
+    "clips_direction": clips_of(("direction",), "clips_direction"),
+    "copies": _copies,
+    "texts": _texts,
+}
+"""Sources of exchanges by the name that recipes use."""

@@ -1,0 +1,154 @@
+"""The loop: batch, loss, backward, step, report, save.
+
+    for stage: select parameters -> optimiser -> for step: batch(step) -> loss -> backward -> clip -> step
+
+Batches are made ahead by one worker process. Nothing is drawn from a global random state while training, so a run that
+was killed goes on from its checkpoint to the same weights (tests/invariants/test_resume.py).
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from minicpmv.errors import MiniCPMVError
+from minicpmv.training import runstate
+from minicpmv.training.learner import Learner
+from minicpmv.training.objectives import Batch, Objective
+from minicpmv.training.optim import build_optimiser, rate_factor, select_trainable, set_rates
+from minicpmv.training.recipe import Recipe, StageRecipe
+from minicpmv.training.runstate import Position
+
+
+class TrainingError(MiniCPMVError, RuntimeError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class Reporter(Protocol):
+    """Whoever shows progress."""
+
+    def stage(self, stage: StageRecipe, start: int) -> None:
+        """A stage begins (or goes on) at step `start`."""
+        ...
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """`step` updates of the stage are done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All that a stage needs, made by `minicpmv.training.run`."""
+
+    recipe: Recipe
+    folder: Path
+    learner: Learner
+    objectives: Mapping[str, Objective]
+    device: torch.device
+    reporter: Reporter
+    deadline: float = math.inf
+    """`time.monotonic()` value at which to save and stop."""
+
+
+class _Batches(Dataset[Batch]):
+    """Batches by step, for a data worker."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.make(step)
+
+
+def run_stages(run: Run, position: Position) -> Position:
+    """Train from `position` to the end of the recipe or to the deadline.
+
+    Returns:
+        Where the run stands; finished if its stage is the number of stages.
+
+    Raises:
+        TrainingError: the loss became infinite or not a number; the checkpoint before it is intact.
+    """
+    while position.stage < len(run.recipe.stages):
+        stage = run.recipe.stages[position.stage]
+        position = _run_stage(run, stage, position)
+        if position.step < stage.steps:
+            return position
+        position = Position(position.stage + 1, 0, position.seconds)
+    return position
+
+
+def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
+    trainable = select_trainable(run.learner.parts, stage)
+    optimiser = build_optimiser(trainable, stage, run.recipe.optimiser)
+    checkpoint = runstate.find_checkpoint(run.folder)
+    if position.step and checkpoint is not None:
+        runstate.load_optimiser(checkpoint, trainable, optimiser)
+    for part, module in run.learner.parts.items():
+        module.train(part in stage.rates)
+    run.reporter.stage(stage, position.step)
+    objective = run.objectives[stage.name]
+    began = saved = time.monotonic()
+    spent = position.seconds
+    for step, batch in _batches(objective, range(position.step, stage.steps), run.device):
+        set_rates(optimiser, rate_factor(step, stage))
+        numbers = _update(run, objective, batch, trainable, optimiser, step)
+        now = time.monotonic()
+        position = replace(position, step=step + 1, seconds=spent + now - began)
+        _report(run, stage, position, {**numbers, "rate": rate_factor(step, stage)})
+        last = step + 1 == stage.steps
+        if last or now - saved > run.recipe.save_every_s or now > run.deadline:
+            done = Position(position.stage + 1, 0, position.seconds) if last else position
+            runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
+            saved = now
+        if now > run.deadline and not last:
+            break
+    return position
+
+
+def _update(
+    run: Run,
+    objective: Objective,
+    batch: Batch,
+    trainable: Mapping[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+) -> dict[str, float]:
+    """One optimiser step."""
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
+        loss, numbers = objective.loss(run.learner, batch)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(list(trainable.values()), run.recipe.optimiser.clip_norm)
+    if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        raise TrainingError(
+            f"The loss is {loss.item()} and the gradient norm {norm.item()} at step {step}.",
+            remedy="The last checkpoint is intact; lower the rate with --set and resume.",
+        )
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return {"loss": loss.item(), "norm": norm.item(), **numbers}
+
+
+def _batches(objective: Objective, steps: range, device: torch.device) -> Iterator[tuple[int, Batch]]:
+    """Batches of the given steps, made ahead in one worker process."""
+    loader = DataLoader(
+        _Batches(objective.batch), batch_size=None, sampler=list(steps), num_workers=1, prefetch_factor=4
+    )
+    for step, batch in zip(steps, loader, strict=True):
+        yield step, {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def _report(run: Run, stage: StageRecipe, position: Position, numbers: Mapping[str, float]) -> None:
+    run.reporter.step(position.step, numbers)
+    if position.step % 20 and position.step != stage.steps:
+        return
+    line = {"stage": stage.name, "step": position.step, "seconds": round(position.seconds, 1), **numbers}
+    with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,111 @@
+"""What a training recipe says: the model, its tokenizer, and stages that run one after another.
+
+A stage trains the parts it names, each with its own peak rate; whatever it does not name is frozen. Its data are worlds
+with weights. Every batch is a pure function of (seed, stage, step), so a resumed run sees exactly what an uninterrupted
+one would have seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from minicpmv.errors import SettingsError
+
+Objective = Literal["patches", "answers"]
+PARTS = ("llm", "resampler", "vpm", "patch_reader")
+"""What may be trained. `patch_reader` is the dense reading head of the vision stage; it is not part of the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRecipe:
+    """The byte-level BPE vocabulary of a model trained from nothing."""
+
+    vocabulary: int
+    """Tokens in all, the special ones of the release included."""
+
+    texts: int
+    """Texts drawn from the worlds to learn merges from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserRecipe:
+    """AdamW."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecipe:
+    """One stage: who learns, from what, for how long."""
+
+    name: str
+    objective: Objective
+    """`patches`: name the characters in every patch. `answers`: next-token loss on assistant turns."""
+
+    rates: Mapping[str, float]
+    """Peak learning rate of each part that trains, by part."""
+
+    worlds: Mapping[str, float]
+    """Weight of each world in the mixture."""
+
+    steps: int
+    batch: int
+    """Samples per step."""
+
+    warmup: int
+    """Steps of linear warm-up."""
+
+    decay: float
+    """Share of the steps, at the end, in which the rate falls linearly to zero (warmup-stable-decay)."""
+
+    patch_loss: float = 0.0
+    """Weight of the dense reading loss beside the answers."""
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.rates if part not in PARTS]
+        if unknown or not self.rates:
+            raise SettingsError(
+                f"Stage {self.name!r} trains {', '.join(unknown) or 'nothing'}.",
+                remedy=f"Parts are {', '.join(PARTS)}.",
+            )
+        if self.steps < 1 or self.batch < 1 or not 0 <= self.decay <= 1 or not 0 <= self.warmup <= self.steps:
+            raise SettingsError(
+                f"Stage {self.name!r} has steps {self.steps}, batch {self.batch}, warmup {self.warmup} and decay "
+                f"{self.decay}.",
+                remedy="Counts are at least 1, decay is a share, and warm-up fits into the steps.",
+            )
+        if not self.worlds or min(self.worlds.values()) <= 0:
+            raise SettingsError(
+                f"Stage {self.name!r} has no worlds with a positive weight.", remedy="Name at least one."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A whole run."""
+
+    name: str
+    model: str
+    """A preset of `MiniCPMVConfig`."""
+
+    seed: int
+    tokenizer: TokenizerRecipe
+    optimiser: OptimiserRecipe
+    stages: tuple[StageRecipe, ...]
+    save_every_s: float
+    """Seconds between checkpoints of a running stage."""
+
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    """Attention path while training. On a CPU `eager` is several times faster backwards for short items."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the forward pass; weights and optimiser stay in float32."""
+
+    notes: str = field(default="")
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise SettingsError(f"Stages are named {names}.", remedy="Name at least one stage, each differently.")

@@ -1,0 +1,122 @@
+"""A recipe carried out: build the parts, find the last checkpoint, run the stages, write the model folder.
+
+train(recipe, folder) -> Position        (call it again to go on)
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.data.worlds.text import tokenizer_corpus
+from minicpmv.model.configuration import MiniCPMVConfig
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.geometry import Geometry
+from minicpmv.processing.text_encoding import PieceEncoder
+from minicpmv.processing.tokenizer import load_tokenizer
+from minicpmv.settings import dump_settings
+from minicpmv.training import runstate
+from minicpmv.training.answers import AnswerQuestions
+from minicpmv.training.initialisation import initialise_resampler
+from minicpmv.training.learner import Learner
+from minicpmv.training.loop import Reporter, Run, run_stages
+from minicpmv.training.objectives import Objective, ReadPatches, patch_reader
+from minicpmv.training.recipe import Recipe
+from minicpmv.training.runstate import Position
+from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
+
+
+def build_learner(recipe: Recipe) -> Learner:
+    """A blank model and the dense reading head, initialised from the recipe's seed alone."""
+    model = build_model(recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 1)
+        head = patch_reader(model.config.vision_config.hidden_size)
+    return Learner(model, head)
+
+
+def build_model(recipe: Recipe) -> MiniCPMVForConditionalGeneration:
+    """The recipe's preset with random weights."""
+    config = MiniCPMVConfig.preset(recipe.model)
+    config._attn_implementation = recipe.attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MiniCPMVForConditionalGeneration(config)
+    initialise_resampler(model.resampler)
+    return model
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    reporter: Reporter,
+    device: str = "auto",
+    max_seconds: float = math.inf,
+) -> Position:
+    """Run a recipe, or go on with it where its folder stands.
+
+    Args:
+        recipe: what to do.
+        folder: the run's folder; made if absent.
+        reporter: shows progress.
+        device: `auto`, `cpu`, `cuda`, ...
+        max_seconds: save and stop after this time.
+
+    Returns:
+        Where the run stands now.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        CheckpointError: the folder belongs to another model.
+    """
+    deadline = time.monotonic() + max_seconds
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    learner = build_learner(recipe)
+    checkpoint = runstate.find_checkpoint(folder)
+    position = Position()
+    if checkpoint is not None:
+        position = runstate.load_position(checkpoint)
+        runstate.load_weights(checkpoint, learner.parts)
+    learner.to(place)
+    objectives = build_objectives(recipe, learner, prepare_tokenizer(recipe, folder))
+    run = Run(recipe, folder, learner, objectives, place, reporter, deadline)
+    return run_stages(run, position)
+
+
+def prepare_tokenizer(recipe: Recipe, folder: Path) -> Any:
+    """The run's tokenizer, trained once and kept in its folder."""
+    home = folder / "tokenizer"
+    if not (home / "tokenizer_config.json").exists():
+        texts = tokenizer_corpus(np.random.default_rng(recipe.seed), recipe.tokenizer.texts)
+        train_tokenizer(texts, recipe.tokenizer.vocabulary).save_pretrained(home)
+    return load_tokenizer(home)
+
+
+def build_objectives(recipe: Recipe, learner: Learner, tokenizer: Any) -> Mapping[str, Objective]:
+    """One objective per stage."""
+    faces = find_faces("train", system=False)  # the same list on every machine with the pinned packages
+    config = learner.model.config
+    encoder = PieceEncoder(tokenizer, placeholder=PLACEHOLDER, slot_length=config.query_num)
+    objectives: dict[str, Objective] = {}
+    for index, stage in enumerate(recipe.stages):
+        if stage.objective == "patches":
+            objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces)
+        else:
+            objectives[stage.name] = AnswerQuestions(
+                stage,
+                recipe.seed,
+                index,
+                faces,
+                encoder,
+                tokenizer.pad_token_id,
+                Geometry(resolution=config.scale_resolution),
+            )
+    return objectives

@@ -1,0 +1,127 @@
+"""What a run keeps on disk, so that it can be killed at any moment and go on as if nothing had happened.
+
+    run/
+      recipe.yaml              the resolved recipe
+      tokenizer/               made once at the start
+      checkpoint/              state.json, weights.safetensors, optimiser.safetensors
+      metrics.jsonl            one line per report
+
+A checkpoint is written to a folder beside the old one and swapped in by renaming, so there is always a complete one.
+Everything is safetensors and JSON; nothing is pickled.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minicpmv.errors import CheckpointError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands: `step` updates of stage number `stage` are done."""
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Training time so far, over all sessions."""
+
+
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    parts: Mapping[str, nn.Module],
+    trainable: Mapping[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Replace the run's checkpoint atomically.
+
+    Args:
+        folder: the run's folder.
+        position: what has been done.
+        parts: modules by part name; all their parameters are stored.
+        trainable: parameters the optimiser holds, by name.
+        optimiser: whose moments are stored by parameter name.
+    """
+    fresh, current, old = folder / "checkpoint.new", folder / "checkpoint", folder / "checkpoint.old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    weights = {
+        f"{part}.{name}": p.detach().contiguous() for part, m in parts.items() for name, p in m.named_parameters()
+    }
+    save_file(weights, fresh / "weights.safetensors")
+    save_file(_moments(trainable, optimiser), fresh / "optimiser.safetensors")
+    (fresh / "state.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
+    _flush(fresh)
+    if current.exists():
+        current.rename(old)
+    fresh.rename(current)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Make sure the bytes are on the disk before the names change."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _moments(trainable: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    stored = {}
+    for name, parameter in trainable.items():
+        for moment, value in optimiser.state.get(parameter, {}).items():
+            stored[f"{moment}.{name}"] = value.detach().clone().contiguous()
+    return stored
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, also after a crash between the two renames."""
+    for name in ("checkpoint", "checkpoint.old"):
+        if (folder / name / "state.json").exists():
+            return folder / name
+    return None
+
+
+def load_position(checkpoint: Path) -> Position:
+    """Where the run stood when the checkpoint was written."""
+    return Position(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
+
+
+def load_weights(checkpoint: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Fill all parts from a checkpoint.
+
+    Raises:
+        CheckpointError: the names or shapes differ from the recipe's model.
+    """
+    stored = load_file(checkpoint / "weights.safetensors")
+    for part, module in parts.items():
+        parameters = {f"{part}.{name}": parameter for name, parameter in module.named_parameters()}
+        wrong = [name for name, p in parameters.items() if name not in stored or stored[name].shape != p.shape]
+        if wrong:
+            raise CheckpointError(
+                f"{checkpoint} does not fit the recipe's model: {', '.join(wrong)}.",
+                remedy="Use another --out folder, or the recipe this run was started with.",
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(stored[name])
+
+
+def load_optimiser(checkpoint: Path, trainable: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser back its moments."""
+    stored = load_file(checkpoint / "optimiser.safetensors")
+    for name, parameter in trainable.items():
+        state = {moment: stored[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in stored}
+        if state:
+            device = parameter.device
+            optimiser.state[parameter] = {key: value.to(device) for key, value in state.items()}
