@@ -15,14 +15,14 @@ import binascii
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from minicpmv.errors import MessageError
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 """Where pixels come from: a path, a URL or data URI, the bytes of a file, an open file, or a picture in memory."""
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -68,21 +68,21 @@ class VideoPart:
 
     def __post_init__(self) -> None:
         if self.source is not None and self.frames is not None:
-            raise MessageError("A video part has both a source and frames", remedy="Give one of them.")
+            raise MessageError("A video part has both a source and frames.", remedy="Give one of them.")
         if self.frames is None:
             if self.timestamps is not None or self.temporal_ids is not None:
                 raise MessageError(
-                    "timestamps and temporal_ids describe frames, but the video part has none",
+                    "timestamps and temporal_ids describe frames, but the video part has none.",
                     remedy="Give frames=[...], or leave the sampling of a file to fps, packing and max_frames.",
                 )
             return
         if not self.frames:
-            raise MessageError("A video part has an empty list of frames", remedy="Give at least one picture.")
+            raise MessageError("A video part has an empty list of frames.", remedy="Give at least one picture.")
         if self.timestamps is not None and self.temporal_ids is not None:
-            raise MessageError("A video part has both timestamps and temporal_ids", remedy="Give one of them.")
+            raise MessageError("A video part has both timestamps and temporal_ids.", remedy="Give one of them.")
         if self.timestamps is not None and len(self.timestamps) != len(self.frames):
             raise MessageError(
-                f"A video part has {len(self.frames)} frames and {len(self.timestamps)} timestamps",
+                f"A video part has {len(self.frames)} frames and {len(self.timestamps)} timestamps.",
                 remedy="Give one timestamp, in seconds, per frame.",
             )
 
@@ -162,7 +162,7 @@ def parse_messages(raw: Any) -> list[Message]:
         raw = [raw]
     if not isinstance(raw, Sequence) or not raw:
         raise MessageError(
-            f"A conversation is a non-empty list of messages, not {_short(raw)}",
+            f"A conversation is a non-empty list of messages, not {_short(raw)}.",
             remedy='Give [{"role": "user", "content": "..."}].',
         )
     return [_message(item, f"messages[{position}]") for position, item in enumerate(raw)]
@@ -173,26 +173,26 @@ def _message(raw: Any, where: str) -> Message:
         _check_role(raw.role, where)
         return raw
     if not isinstance(raw, Mapping):
-        raise MessageError(f"{where} is {_short(raw)}", remedy="Each message needs a role and content.")
+        raise MessageError(f"{where} is {_short(raw)}.", remedy="Each message needs a role and content.")
     role = "system" if raw.get("role") == "developer" else raw.get("role")
     _check_role(role, where)
     content = raw.get("content")
     calls = raw.get("tool_calls") or ()
     if content is None and not calls:
-        raise MessageError(f"{where} has no content", remedy="Give a string or a list of parts.")
+        raise MessageError(f"{where} has no content.", remedy="Give a string or a list of parts.")
     reasoning = raw.get("reasoning_content", raw.get("reasoning"))
     if reasoning is not None and (role != "assistant" or not isinstance(reasoning, str)):
-        raise MessageError(f"{where} has reasoning that is not an assistant's text", remedy="Remove it.")
+        raise MessageError(f"{where} has reasoning that is not an assistant's text.", remedy="Remove it.")
     items = content if isinstance(content, list | tuple) else [] if content is None else [content]
     parts = tuple(_part(item, f"{where}.content[{position}]") for position, item in enumerate(items))
     if role == "assistant" and not all(isinstance(part, TextPart) for part in parts):
-        raise MessageError(f"{where} is an assistant's and has media", remedy="Only text can be answered.")
+        raise MessageError(f"{where} is an assistant's and has media.", remedy="Only text can be answered.")
     return Message(str(role), parts, reasoning, tuple(calls))
 
 
 def _check_role(role: Any, where: str) -> None:
     if role not in ROLES:
-        raise MessageError(f"{where} has the role {role!r}", remedy=f"Use one of {', '.join(ROLES)}.")
+        raise MessageError(f"{where} has the role {role!r}.", remedy=f"Use one of {', '.join(ROLES)}.")
 
 
 def _part(raw: Any, where: str) -> Part:
@@ -203,13 +203,13 @@ def _part(raw: Any, where: str) -> Part:
     if isinstance(raw, Image.Image | np.ndarray):
         return ImagePart(_picture(raw, where))
     if not isinstance(raw, Mapping):
-        raise MessageError(f"{where} is {_short(raw)}", remedy="Give text, a picture, or a dictionary with a type.")
+        raise MessageError(f"{where} is {_short(raw)}.", remedy="Give text, a picture, or a dictionary with a type.")
     given = {key: value for key, value in raw.items() if value is not None}
     kind = given.pop("type", None) or next((key for key in ("text", "image", "video", "document") if key in given), "")
     reader = _READERS.get(kind)
     if reader is None:
         raise MessageError(
-            f"{where} has the type {raw.get('type')!r}", remedy=f"Use one of {', '.join(sorted(_READERS))}."
+            f"{where} has the type {raw.get('type')!r}.", remedy=f"Use one of {', '.join(sorted(_READERS))}."
         )
     try:
         part = reader(given, where)
@@ -219,7 +219,7 @@ def _part(raw: Any, where: str) -> Part:
     given.pop("detail", None)
     if given:
         raise MessageError(
-            f"{where} has unknown keys: {', '.join(sorted(map(str, given)))}",
+            f"{where} has unknown keys: {', '.join(sorted(map(str, given)))}.",
             remedy=f"A part of type {kind} takes {', '.join(_KNOWN_OPTIONS.get(kind.split('_')[-1], ('text',)))}.",
         )
     return part
@@ -228,7 +228,7 @@ def _part(raw: Any, where: str) -> Part:
 def _read_text(given: dict[str, Any], where: str) -> Part:
     text = given.pop("text", None)
     if not isinstance(text, str):
-        raise MessageError(f"{where} has the text {_short(text)}", remedy="Give a string.")
+        raise MessageError(f"{where} has the text {_short(text)}.", remedy="Give a string.")
     return TextPart(text)
 
 
@@ -255,7 +255,7 @@ def _read_video(given: dict[str, Any], where: str) -> Part:
         groups = None if groups is None else tuple(tuple(group) for group in groups)
     except (TypeError, ValueError):
         raise MessageError(
-            f"{where} has timestamps or temporal_ids of another form",
+            f"{where} has timestamps or temporal_ids of another form.",
             remedy="timestamps are seconds, one per frame; temporal_ids are groups of ids such as [[-1], [3, 5]].",
         ) from None
     options = {name: given.pop(name) for name in _VIDEO_OPTIONS if name in given}
@@ -266,7 +266,7 @@ def _read_video(given: dict[str, Any], where: str) -> Part:
 def _read_document(given: dict[str, Any], where: str) -> Part:
     source = _take_source(given, ("document", "file", "file_data", "file_url", "pdf"), where)
     if source is None:
-        raise MessageError(f"{where} names no document", remedy="Give a path, a url or bytes.")
+        raise MessageError(f"{where} names no document.", remedy="Give a path, a url or bytes.")
     given.pop("filename", None)
     pages = given.pop("pages", None)
     if isinstance(pages, int):
@@ -302,7 +302,7 @@ def _take_source(given: dict[str, Any], names: tuple[str, ...], where: str) -> S
     general = ("path", "url", "bytes", "base64", "source")
     present = [name for name in (*names, *general) if name in given]
     if len(present) > 1:
-        raise MessageError(f"{where} names more than one source: {', '.join(present)}", remedy="Keep one.")
+        raise MessageError(f"{where} names more than one source: {', '.join(present)}.", remedy="Keep one.")
     if not present:
         return None
     name = present[0]
@@ -316,7 +316,7 @@ def _take_source(given: dict[str, Any], names: tuple[str, ...], where: str) -> S
         try:
             return base64.b64decode(value, validate=True)
         except (binascii.Error, TypeError, ValueError):
-            raise MessageError(f"{where} has base64 that cannot be decoded", remedy="Check the encoding.") from None
+            raise MessageError(f"{where} has base64 that cannot be decoded.", remedy="Check the encoding.") from None
     return _picture(value, where)
 
 
@@ -325,7 +325,7 @@ def _picture(value: Any, where: str) -> Source:
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim not in (2, 3):
             raise MessageError(
-                f"{where} is an array of {value.dtype} with shape {list(value.shape)}",
+                f"{where} is an array of {value.dtype} with shape {list(value.shape)}.",
                 remedy="Give uint8 pixels [height, width, 3].",
             )
         return Image.fromarray(value)
@@ -333,7 +333,7 @@ def _picture(value: Any, where: str) -> Source:
         return bytes(value)
     if isinstance(value, str | os.PathLike | bytes | Image.Image) or hasattr(value, "read"):
         return value  # type: ignore[no-any-return]  # one of the members of Source, checked just above
-    raise MessageError(f"{where} is {_short(value)}, not a source", remedy="Give a path, a URL, bytes or a picture.")
+    raise MessageError(f"{where} is {_short(value)}, not a source.", remedy="Give a path, a URL, bytes or a picture.")
 
 
 def _short(value: Any) -> str:
@@ -354,10 +354,10 @@ def group_frames(messages: Sequence[Message], temporal_ids: Sequence[Sequence[in
     total = sum(len(group) for group in pending)
     pictures = sum(isinstance(part, ImagePart) for message in messages for part in message.parts)
     if any(isinstance(part, VideoPart | DocumentPart) for message in messages for part in message.parts):
-        raise MessageError("temporal_ids cannot be combined with video or document parts", remedy="Give pictures.")
+        raise MessageError("temporal_ids cannot be combined with video or document parts.", remedy="Give pictures.")
     if total != pictures:
         raise MessageError(
-            f"temporal_ids name {total} pictures, but the conversation has {pictures}", remedy="Give one id each."
+            f"temporal_ids name {total} pictures, but the conversation has {pictures}.", remedy="Give one id each."
         )
     return [replace(message, parts=_regrouped(message.parts, pending)) for message in messages]
 
@@ -375,7 +375,7 @@ def _regrouped(parts: tuple[Part, ...], pending: list[tuple[int, ...]]) -> tuple
         group = pending.pop(0)
         members = [item for item in parts[position : position + len(group)] if isinstance(item, ImagePart)]
         if len(members) != len(group) or not group:
-            raise MessageError(f"temporal_ids group {list(group)} spans text or is empty", remedy="Regroup the ids.")
+            raise MessageError(f"temporal_ids group {list(group)} spans text or is empty.", remedy="Regroup the ids.")
         position += len(group)
         if group == (-1,):
             result.append(part)

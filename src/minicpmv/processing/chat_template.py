@@ -115,7 +115,7 @@ def conversation_pieces(
         MessageError: no messages, or a final message that cannot be continued.
     """
     if not messages:
-        raise MessageError("The conversation has no messages", remedy="Give at least one.")
+        raise MessageError("The conversation has no messages.", remedy="Give at least one.")
     remaining = iter(media)
     bodies = [_body(message, remaining) for message in messages]
     pieces = _system_pieces(messages, bodies, options)
@@ -233,7 +233,7 @@ def _reopened(pieces: list[Piece], messages: Sequence[Message], options: Templat
     """The conversation without the end of its last answer, so that the model continues it."""
     if messages[-1].role != "assistant" or options.add_generation_prompt:
         raise MessageError(
-            "continue_final_message needs an assistant message at the end and no generation prompt",
+            "continue_final_message needs an assistant message at the end and no generation prompt.",
             remedy="Add the beginning of the answer as the last message.",
         )
     return pieces[:-2]

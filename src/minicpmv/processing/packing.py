@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from minicpmv.errors import MessageError
-from minicpmv.processing.slicing import Grid, Size, SlicePlan, plan_slices, plan_with_grid
+from minicpmv.processing.geometry import Geometry
+from minicpmv.processing.slicing import PATCH, RESOLUTION, Grid, Size, SlicePlan
 
 T = TypeVar("T")
 
@@ -73,14 +74,14 @@ def check_groups(groups: Sequence[Sequence[int]], num_frames: int) -> tuple[tupl
     for position, group in enumerate(groups):
         if isinstance(group, int) or not group or not all(isinstance(time, int) and time >= -1 for time in group):
             raise MessageError(
-                f"temporal_ids[{position}] is {group!r}, not a group of ids",
+                f"temporal_ids[{position}] is {group!r}, not a group of ids.",
                 remedy="Give groups such as [[-1], [3, 5]]: whole tenths of a second, or -1 for no time.",
             )
         checked.append(tuple(int(time) for time in group))
     total = sum(len(group) for group in checked)
     if total != num_frames:
         raise MessageError(
-            f"temporal_ids name {total} frames, but there are {num_frames}", remedy="Give one id per frame."
+            f"temporal_ids name {total} frames, but there are {num_frames}.", remedy="Give one id per frame."
         )
     return tuple(checked)
 
@@ -90,8 +91,10 @@ def plan_groups(
     sizes: Sequence[Size],
     *,
     max_slices: int,
-    resolution: int,
-    patch: int,
+    resolution: int = RESOLUTION,
+    patch: int = PATCH,
+    slice_mode: bool = True,
+    start: int = 0,
 ) -> tuple[FrameGroup, ...]:
     """What the encoder sees of every group.
 
@@ -99,26 +102,27 @@ def plan_groups(
     Deviation: officially a frame with fewer slices than the first one is an IndexError and surplus ones are dropped.
 
     Args:
-        times: time codes, one group per pack position.
+        times: time codes, group by group.
         sizes: size of every frame in order, in px; as many as there are codes.
         max_slices: upper bound on the slices of one frame.
         resolution: side of the square that one slice approximates, in px.
         patch: side of a patch, in px.
+        slice_mode: False leaves frames at their size.
+        start: number of the first frame.
     """
+    geometry = Geometry(resolution, patch, slice_mode=slice_mode)
     groups = []
+    remaining = iter(sizes)
     known: dict[tuple[Size, Grid | None], SlicePlan] = {}
-    start = 0
     for codes in times:
-        frames = tuple(range(start, start + len(codes)))
-        start += len(codes)
-        first = plan_slices(sizes[frames[0]], max_slices=max_slices, resolution=resolution, patch=patch)
-        plans = []
-        for frame in frames:
-            key = (sizes[frame], first.grid)
-            if key not in known:
-                known[key] = plan_with_grid(sizes[frame], first.grid, resolution=resolution, patch=patch)
-            plans.append(known[key])
-        groups.append(FrameGroup(frames, tuple(codes), tuple(plans)))
+        members = [next(remaining) for _ in codes]
+        grid = geometry.plan(members[0], max_slices).grid
+        for size in members:
+            if (size, grid) not in known:
+                known[size, grid] = geometry.plan_like(size, grid)
+        frames = tuple(range(start, start + len(members)))
+        groups.append(FrameGroup(frames, tuple(codes), tuple(known[size, grid] for size in members)))
+        start += len(members)
     return tuple(groups)
 
 

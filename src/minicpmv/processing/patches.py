@@ -32,13 +32,13 @@ def patch_shape(pixels: Pixels, *, patch: int = PATCH) -> tuple[int, int]:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ShapeContractError(
-            f"expected a uint8 picture [height, width, 3], received {pixels.dtype} {list(pixels.shape)}",
+            f"expected a uint8 picture [height, width, 3], received {pixels.dtype} {list(pixels.shape)}.",
             remedy="Convert the picture to RGB first.",
         )
     height, width = pixels.shape[:2]
     if height % patch or width % patch or not height or not width:
         raise ShapeContractError(
-            f"a picture of {width} x {height} px cannot be cut into patches of {patch} px",
+            f"a picture of {width} x {height} px cannot be cut into patches of {patch} px.",
             remedy="Resize it with slicing.plan_slices first.",
         )
     return height // patch, width // patch
@@ -71,7 +71,7 @@ def write_patches(
     if out.shape != (rows * columns, 3 * patch * patch) or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ShapeContractError(
             f"expected contiguous float32 rows {[rows * columns, 3 * patch * patch]}, received {out.dtype} "
-            f"{list(out.shape)}",
+            f"{list(out.shape)}.",
             remedy="Allocate one row per patch.",
         )
     tiles = pixels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 4, 1, 3)

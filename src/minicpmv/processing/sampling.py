@@ -57,11 +57,11 @@ def check_options(*, fps: float | None = None, packing: int | None = None, max_f
         OptionError: `fps` not in 0..10, `packing` not in 1..6, or `max_frames` smaller than 1.
     """
     if fps is not None and not 0 < fps <= MAX_FRAMES_PER_SECOND:
-        raise OptionError(f"fps is {fps:g}", remedy=f"Use more than 0 and at most {MAX_FRAMES_PER_SECOND:g}.")
+        raise OptionError(f"fps is {fps:g}.", remedy=f"Use more than 0 and at most {MAX_FRAMES_PER_SECOND:g}.")
     if packing is not None and not 1 <= packing <= PACKING_LIMIT:
-        raise OptionError(f"packing is {packing}", remedy=f"Use 1 to {PACKING_LIMIT} frames per pack.")
+        raise OptionError(f"packing is {packing}.", remedy=f"Use 1 to {PACKING_LIMIT} frames per pack.")
     if max_frames is not None and max_frames < 1:
-        raise OptionError(f"max_frames is {max_frames}", remedy="Use at least 1.")
+        raise OptionError(f"max_frames is {max_frames}.", remedy="Use at least 1.")
 
 
 def plan_frames(
@@ -100,7 +100,7 @@ def plan_frames(
     check_options(fps=choose_fps, packing=packing, max_frames=max_frames)
     if num_frames < 1 or not fps > 0 or not math.isfinite(fps):
         raise MediaError(
-            f"The clip has {num_frames} frames at {fps:g} frames per second", remedy="Check that the file is complete."
+            f"The clip has {num_frames} frames at {fps:g} frames per second.", remedy="Check that the file is complete."
         )
     asked = math.ceil(max_frames / max_packs) if max_frames is not None else 1
     max_packing = min(max(MAX_PACKING, packing or 1, asked), PACKING_LIMIT)

@@ -119,9 +119,9 @@ def choose_grid(size: Size, *, max_slices: int = MAX_SLICES, resolution: int = R
     """
     width, height = size
     if width < 1 or height < 1:
-        raise MediaError(f"The picture is {width} x {height} px", remedy="Use a picture with at least one pixel.")
+        raise MediaError(f"The picture is {width} x {height} px.", remedy="Use a picture with at least one pixel.")
     if max_slices < 1:
-        raise OptionError(f"max_slices is {max_slices}", remedy="Use 1 for no slices, or up to 9.")
+        raise OptionError(f"max_slices is {max_slices}.", remedy="Use 1 for no slices, or up to 9.")
     wanted = min(math.ceil(width * height / (resolution * resolution)), max_slices)
     if wanted <= 1:
         return None

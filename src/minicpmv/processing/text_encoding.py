@@ -8,6 +8,7 @@ are tokenised in one stretch, as they would be in the rendered string, so ordina
 tokenising the whole string gives: a sentinel stands where each control token is, and is replaced afterwards.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +19,8 @@ from minicpmv.errors import CheckpointError
 
 SENTINEL = "\ufdd0\U0010fffeminicpmv-control\U0010fffe\ufdd0"
 """Stands for a control token while words are tokenised; text that contains it is tokenised apart."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class PieceEncoder:
             index = self._vocabulary.token_to_id(name)
         if index is None:
             raise CheckpointError(
-                f"The tokenizer has no token {name}", remedy="Use the tokenizer files of a MiniCPM-V checkpoint."
+                f"The tokenizer has no token {name}.", remedy="Use the tokenizer files of a MiniCPM-V checkpoint."
             )
         return int(index)
 
@@ -140,9 +143,9 @@ class PieceEncoder:
     def _append(self, piece: Piece, result: EncodedPieces) -> None:
         """Add one piece by itself."""
         if isinstance(piece, Words):
-            for token in self._plain.encode(piece.text, add_special_tokens=False).ids:
+            for token in self._plain.encode(_valid(piece.text), add_special_tokens=False).ids:
                 if token in self._reserved:
-                    raise CheckpointError(f"The tokenizer turns plain text into the reserved id {token}")
+                    raise CheckpointError(f"The tokenizer turns plain text into the reserved id {token}.")
                 result.ids.append(token)
                 result.trained.append(piece.trained)
         elif isinstance(piece, Control):
@@ -161,9 +164,14 @@ class PieceEncoder:
                 result.trained.append(trained)
 
 
+def _valid(text: str) -> str:
+    """Text without half characters, which a terminal or broken JSON can produce; each becomes U+FFFD."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
 def _joined(pieces: Sequence[Piece]) -> tuple[str, list[bool]]:
     """The words with a sentinel per control token or slot, and whether each character counts in the loss."""
-    texts = [piece.text if isinstance(piece, Words) else SENTINEL for piece in pieces]
+    texts = [_valid(piece.text) if isinstance(piece, Words) else SENTINEL for piece in pieces]
     trained: list[bool] = []
     for piece, text in zip(pieces, texts, strict=True):
         trained.extend([isinstance(piece, Words) and piece.trained] * len(text))

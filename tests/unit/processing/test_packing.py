@@ -24,7 +24,7 @@ def test_every_pack_holds_each_frame_of_its_group_once_at_one_position(
     frames: list[Size], packing: int, max_slices: int
 ) -> None:
     times = group_consecutive(list(range(len(frames))), packing)
-    groups = plan_groups(times, frames, max_slices=max_slices, resolution=448, patch=14)
+    groups = plan_groups(times, frames, max_slices=max_slices)
     places = list(order_items(groups))
     assert [place.pack for place in places] == sorted(place.pack for place in places)
     assert {place.pack for place in places} == set(range(sum(group.num_packs for group in groups)))
@@ -36,9 +36,7 @@ def test_every_pack_holds_each_frame_of_its_group_once_at_one_position(
 
 
 def test_frames_of_a_group_take_the_grid_of_its_first_frame() -> None:
-    groups = plan_groups(
-        [[0, 1], [2]], [Size(896, 448), Size(100, 100), Size(100, 100)], max_slices=9, resolution=448, patch=14
-    )
+    groups = plan_groups([[0, 1], [2]], [Size(896, 448), Size(100, 100), Size(100, 100)], max_slices=9)
     assert groups[0].plans[0].grid == groups[0].plans[1].grid == (2, 1)
     assert groups[1].grid is None
     assert [(place.frame, place.position, place.pack) for place in order_items(groups)] == [
