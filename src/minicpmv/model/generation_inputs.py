@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minicpmv.model.visual_inputs import VISUAL_KEYS
+from minicpmv.errors import OptionError
+from minicpmv.model.visual_inputs import ITEM_KEYS, VISUAL_KEYS, keep_packs
 
 
 class VisualGeneration:
@@ -29,27 +30,26 @@ class VisualGeneration:
         )
         slots = visual.get("visual_slots")
         if slots is None or slots.shape[0] == 0:
-            return prepared
+            return {**prepared, **visual}  # nothing for a text prompt; pictures without slots are refused by the model
         step = prepared.get("input_ids")
         length = step.shape[1] if step is not None else prepared["inputs_embeds"].shape[1]
         skipped = input_ids.shape[1] - length
         keep = slots[:, 1] >= skipped
-        if bool(keep.all()) and skipped == 0:
-            return {**prepared, **visual}
         if not bool(keep.any()):
             return prepared
-        features = self._features_of(visual)[keep.to(self.device)]  # type: ignore[attr-defined]
-        shifted = slots[keep] - torch.tensor([0, skipped], device=slots.device)
-        return {**prepared, "visual_features": features, "visual_slots": shifted}
+        if bool(keep.all()) and skipped == 0:
+            return {**prepared, **visual}
+        kept = keep_packs(visual, keep)
+        return {**prepared, **kept, "visual_slots": kept["visual_slots"] - slots.new_tensor([0, skipped])}
 
-    def _features_of(self, visual: dict[str, Any]) -> Tensor:
-        features: Tensor | None = visual.get("visual_features")
-        if features is None:
-            tensors = {
-                key: visual[key] for key in ("pixel_values", "item_shapes", "item_packs", "item_times") if key in visual
-            }
-            features = self.get_visual_features(**tensors)  # type: ignore[attr-defined]
-        return features
+    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """Reading the prompt piece by piece would cut through slots, or put a picture into each piece."""
+        if generation_config.prefill_chunk_size is not None and model_kwargs.get("visual_slots") is not None:
+            raise OptionError(
+                f"prefill_chunk_size is {generation_config.prefill_chunk_size}, but the prompt has pictures or clips.",
+                remedy="Leave it out, or use it with text only.",
+            )
+        return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)  # type: ignore[misc]
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
@@ -61,11 +61,15 @@ class VisualGeneration:
         )
         if not visual:
             return input_ids, kwargs
-        if expand_size > 1:
+        if expand_size > 1 and "visual_slots" in visual:
             copies = torch.arange(expand_size, device=visual["visual_slots"].device)
             slots = visual["visual_slots"]
             rows = slots[:, 0, None] * expand_size + copies
             columns = slots[:, 1, None].expand_as(rows)
-            features = self._features_of(visual).repeat_interleave(expand_size, dim=0)
+            features = visual.get("visual_features")
+            if features is None:
+                tensors = {key: value for key, value in visual.items() if key in ITEM_KEYS}
+                features = self.get_visual_features(**tensors)  # type: ignore[attr-defined]
+            features = features.repeat_interleave(expand_size, dim=0)
             visual = {"visual_features": features, "visual_slots": torch.stack([rows.flatten(), columns.flatten()], 1)}
         return input_ids, {**kwargs, **visual}

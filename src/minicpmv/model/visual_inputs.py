@@ -7,7 +7,7 @@ of a long clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from minicpmv.errors import ShapeContractError
 from minicpmv.model.vision import as_shapes
 
-VISUAL_KEYS = ("pixel_values", "item_shapes", "item_packs", "item_times", "visual_slots", "visual_features")
+ITEM_KEYS = ("pixel_values", "item_shapes", "item_packs", "item_times")
+VISUAL_KEYS = (*ITEM_KEYS, "visual_slots", "visual_features")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,31 @@ def _pack_end(packs: Sequence[int], item: int) -> int:
     while end < len(packs) and packs[end] == packs[item]:
         end += 1
     return end
+
+
+def keep_packs(visual: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
+    """The visual tensors of some packs only, renumbered from 0.
+
+    Args:
+        visual: what the processor returned, or `visual_features` and `visual_slots`.
+        keep: bool [packs].
+    """
+    kept = {"visual_slots": visual["visual_slots"][keep]}
+    features = visual.get("visual_features")
+    if features is not None:
+        return {**kept, "visual_features": features[keep.to(features.device)]}
+    shapes = visual["item_shapes"]
+    packs = visual.get("item_packs")
+    packs = torch.arange(shapes.shape[0], device=shapes.device) if packs is None else packs
+    keep = keep.to(packs.device)
+    items = keep[packs]
+    patches = items.to(shapes.device).repeat_interleave(shapes.prod(dim=1))
+    kept["pixel_values"] = visual["pixel_values"][patches.to(visual["pixel_values"].device)]
+    kept["item_shapes"] = shapes[items.to(shapes.device)]
+    kept["item_packs"] = (keep.cumsum(0) - 1)[packs[items]]
+    if visual.get("item_times") is not None:
+        kept["item_times"] = visual["item_times"][items.to(visual["item_times"].device)]
+    return kept
 
 
 def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tensor:
