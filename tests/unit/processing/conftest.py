@@ -1,11 +1,18 @@
-"""A tokenizer of the released kind, small enough to make in a moment: byte-level BPE, all special names, the layout."""
+"""A processor of the released kind, small enough to make in a moment: byte-level BPE, all special names, the layout."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast
 
 WORDS = "the quick brown fox says what is in the picture and which colour appears first in the clip assistant user "
@@ -41,12 +48,35 @@ def make_tokenizer() -> MiniCPMVTokenizerFast:
 
 
 def learner_merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     merges: list[Any] = json.loads(learner.to_str())["model"]["merges"]
     return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges]
 
 
+def make_processor(slot_length: int = 4, **options: Any) -> MiniCPMVProcessor:
+    """The released settings at a quarter of the area, with short slots."""
+    options = {"scale_resolution": 112, "image_feature_size": slot_length} | options
+    return MiniCPMVProcessor(MiniCPMVImageProcessor(**options), make_tokenizer())
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> MiniCPMVTokenizerFast:
-    return make_tokenizer()
+def processor() -> MiniCPMVProcessor:
+    return make_processor()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty frames of 96 x 64 px at ten per second, each a grey of its own."""
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(20):
+            pixels = np.full((64, 96, 3), 10 + 12 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
