@@ -17,7 +17,8 @@ class MiniCPMVError(Exception):
     def __init__(self, what: str, *, remedy: str = "") -> None:
         self.what = " ".join(what.split())
         self.remedy = " ".join(remedy.split())
-        super().__init__(f"{self.what} {self.remedy}".strip())
+        end = "" if self.what.endswith((".", "!", "?")) else "."
+        super().__init__(f"{self.what}{end} {self.remedy}".strip())
 
 
 class MediaError(MiniCPMVError, ValueError):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
@@ -105,7 +105,7 @@ def _run(
         # transformers' own argument would count the prompt too, 64 placeholders per slice among it.
         processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length))
     with torch.inference_mode(), seeded(seed):
-        out: Any = model.generate(**inputs, **arguments, logits_processor=processors)
+        out = cast("Any", model).generate(**inputs, **arguments, logits_processor=processors)
     sequences: torch.Tensor = out if isinstance(out, torch.Tensor) else out.sequences
     return sequences[:, length:]
 

@@ -21,8 +21,8 @@ from minicpmv.media.kinds import sniff, wrong_kind
 from minicpmv.media.pixels import to_rgb
 from minicpmv.media.sources import MediaSource, source_name
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
-"""Pillow's names of the formats that are read."""
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
+"""Pillow's names of the formats that are read; its JPEG reader also opens MPO, which has no reader of its own."""
 
 _EXIF_ORIENTATION = 0x0112
 

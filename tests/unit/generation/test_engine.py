@@ -67,7 +67,7 @@ def test_beam_search_runs_and_knows_no_first_token(model: MiniCPMVForConditional
 
 
 def test_the_repetition_penalty_counts_the_answer_and_not_the_prompt(model: MiniCPMVForConditionalGeneration) -> None:
-    """The prompt holds nearly every token, so a penalty that counts it must change the answer; transformers' own does."""
+    """The prompt holds nearly every token, so a penalty that counts it changes the answer (transformers' own does)."""
     ids = torch.arange(10, model.config.text_config.vocab_size)[None]
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     one = {**GREEDY, "max_new_tokens": 1}

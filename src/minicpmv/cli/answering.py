@@ -1,0 +1,42 @@
+"""A model for the terminal: loaded with a sign of life, introduced if it is the small one, and quiet otherwise."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.console import say, working
+
+if TYPE_CHECKING:
+    from minicpmv.generation.chat import Assistant
+
+NANO_NOTICE = """\
+note: this is the bundled nano model, {millions:.0f} million parameters: it reads printed lines of one to three words
+note: and tells colours and movements in short clips; anything else is a guess. For real use add the option
+note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
+
+
+def open_assistant(model: str | None, *, device: str, dtype: str) -> "Assistant":
+    """Load the model, or the bundled nano and say so.
+
+    Args:
+        model: a folder or hub id; None for nano.
+        device: `auto` or a torch device.
+        dtype: `auto` or a torch dtype.
+    """
+    with working(f"loading {model or 'the bundled nano model'}"):
+        from minicpmv.generation.chat import Assistant
+
+        hush_libraries(progress=model is not None and sys.stderr.isatty())
+        assistant = Assistant.load(model, device=device, dtype=dtype)
+    if assistant.is_bundled:
+        for line in NANO_NOTICE.format(millions=assistant.model.num_parameters() / 1e6).splitlines():
+            say(line)
+    return assistant
+
+
+def hush_libraries(*, progress: bool) -> None:
+    """Keep transformers' advice to developers off the terminal, and its progress bars where nobody watches."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    if not progress:
+        logging.disable_progress_bar()

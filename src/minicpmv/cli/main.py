@@ -1,0 +1,100 @@
+"""The command tree, and what happens when a command fails.
+
+Answers go to stdout, everything else to stderr. A failure is one line that says what, where and what to do; the exit
+code is 1, or 2 if the command line itself is wrong. A traceback appears only with `--debug`.
+
+Nothing here imports torch: every command imports what it needs when it runs, so `minicpmv --help` is instant.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from minicpmv.cli.ask import ask
+from minicpmv.cli.chat import chat
+from minicpmv.cli.console import say
+from minicpmv.cli.environment import env
+from minicpmv.cli.evaluate import evaluate
+from minicpmv.cli.inputs import MisuseError
+from minicpmv.cli.plan import plan
+from minicpmv.cli.recipes import recipes
+from minicpmv.cli.train import train
+from minicpmv.errors import MiniCPMVError
+
+OK, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="minicpmv",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Ask MiniCPM-V about pictures, PDF pages and clips.",
+)
+app.command()(ask)
+app.command()(chat)
+app.command()(plan)
+app.command()(train)
+app.command("eval")(evaluate)
+app.add_typer(recipes, name="recipes")
+app.command()(env)
+
+
+@app.callback()
+def everywhere(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Ask MiniCPM-V about pictures, PDF pages and clips."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: the words after `minicpmv`; `--debug` may stand anywhere among them.
+    """
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"] or ["--help"]
+    try:
+        code = app(args=words, prog_name="minicpmv", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`minicpmv ... | head`); say nothing more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        line, code = explain(error)
+        say(f"error: {line}")
+        return code
+    return code if isinstance(code, int) else OK
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """One line about an error, and the exit code it leads to."""
+    if isinstance(error, MiniCPMVError):
+        return str(error), FAILED
+    if isinstance(error, MisuseError):
+        return str(error), MISUSE
+    if hasattr(error, "format_message"):  # typer's own complaints about the command line
+        # A value that an option does not accept is bad input; an unknown option or a missing argument is misuse.
+        bad_value = type(error) is typer.BadParameter
+        return f"{_one_line(error.format_message())} See `minicpmv --help`.", FAILED if bad_value else MISUSE
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: '{error.filename}'.", FAILED
+    return f"{type(error).__name__}: {_one_line(str(error))} Run again with --debug for the traceback.", FAILED
+
+
+def _one_line(text: str) -> str:
+    joined = " ".join(text.split())
+    return joined if not joined or joined.endswith((".", "!", "?")) else f"{joined}."
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
