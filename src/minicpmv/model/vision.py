@@ -29,6 +29,17 @@ from minicpmv.model.ragged import self_attention
 Shapes = Sequence[tuple[int, int]]
 
 
+class PatchEmbedding(nn.Conv2d):
+    """A convolution over whole patches, which is one matrix: stored as the former, applied as the latter.
+
+    It reads its own weight in its own `forward`, so that hooks that bring weights in from memory or disk find it.
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[patches, 588], flattened channel first, to [patches, d_vision]."""
+        return F.linear(rows.to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+
 class VisionEmbeddings(nn.Module):
     """Patches to vectors: a linear map of the 588 pixel values, plus a learned position."""
 
@@ -36,14 +47,14 @@ class VisionEmbeddings(nn.Module):
         super().__init__()
         side = config.patch_size
         self.num_buckets = config.position_buckets
-        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=side, stride=side)
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, kernel_size=side, stride=side)
         self.position_embedding = nn.Embedding(self.num_buckets**2, config.hidden_size)
 
     def forward(self, pixel_values: Tensor, shapes: Shapes) -> Tensor:
         """[patches, 588] and the item shapes to [patches, d_vision]."""
-        weight = self.patch_embedding.weight.flatten(1)
         ids = patch_position_ids(shapes, self.num_buckets).to(pixel_values.device)
-        return F.linear(pixel_values.to(weight.dtype), weight, self.patch_embedding.bias) + self.position_embedding(ids)
+        embedded: Tensor = self.patch_embedding(pixel_values) + self.position_embedding(ids)
+        return embedded
 
 
 class VisionAttention(nn.Module):

@@ -69,7 +69,8 @@ def test_the_patch_embedding_applied_as_a_matrix_is_the_convolution_it_is_stored
     model = tower()
     pixels = rows([(2, 3)])
     picture = pixels.view(2, 3, 3, 14, 14).permute(2, 0, 3, 1, 4).reshape(1, 3, 28, 42)
-    convolved = model.embeddings.patch_embedding(picture)[0].flatten(1).T
+    stored = model.embeddings.patch_embedding
+    convolved = torch.nn.functional.conv2d(picture, stored.weight, stored.bias, stride=14)[0].flatten(1).T
     model.embeddings.position_embedding.weight.zero_()
     torch.testing.assert_close(model.embeddings(pixels, [(2, 3)]), convolved, atol=TOLERANCE, rtol=0)
 
