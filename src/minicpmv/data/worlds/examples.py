@@ -30,7 +30,9 @@ def write_sign(
     Image.fromarray(sample.image).save(path)
 
 
-def write_clip_example(path: Path, *, task: str, seed: int, side: int = 84, scale: int = 4) -> ClipSample:
+def write_clip_example(
+    path: Path, *, task: str, seed: int, side: int = 84, scale: int = 4, frame_rate: int | None = None
+) -> ClipSample:
     """A six-frame clip as a video file; returns the sample with its question and answer.
 
     Args:
@@ -39,9 +41,14 @@ def write_clip_example(path: Path, *, task: str, seed: int, side: int = 84, scal
         seed: decides everything.
         side: side of the drawn frames in px, even.
         scale: enlargement in the file.
+        frame_rate: show this many frames per second instead of keeping the sample's own times.
     """
     sample = render_clip(np.random.default_rng(seed), task=task, size=(side, side))
-    write_clip(path, sample.frames, sample.times_s, scale=scale)
+    if frame_rate is None:
+        write_clip(path, sample.frames, sample.times_s, scale=scale)
+    else:
+        times_s = [index / frame_rate for index in range(len(sample.frames))]
+        write_clip(path, sample.frames, times_s, frame_rate=frame_rate, scale=scale)
     return sample
 
 

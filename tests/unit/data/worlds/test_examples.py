@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import pypdfium2
 import pytest
 from PIL import Image
@@ -41,6 +42,13 @@ def test_a_clip_example_tells_its_question_and_answer(tmp_path: Path) -> None:
     assert (tmp_path / "clip.mp4").stat().st_size > 1000
     assert sample.answer in ("left", "right", "up", "down")
     assert sample.question.endswith("?")
+
+
+def test_a_clip_example_shows_its_frames_at_the_asked_rate(tmp_path: Path) -> None:
+    write_clip_example(tmp_path / "clip.mp4", task="direction", seed=1, frame_rate=3)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        times_s = [frame.time for frame in container.decode(video=0)]
+    assert times_s == pytest.approx([index / 3 for index in range(6)])
 
 
 def test_a_held_out_line_is_held_out() -> None:
