@@ -1,13 +1,15 @@
 """An independent, native transformers implementation of MiniCPM-V 4.5 and 4.0.
 
 Public names are loaded on first use: `import minicpmv` alone touches neither torch nor transformers, so that
-`minicpmv --help` is instant and data workers stay light.
+`minicpmv --help` is instant and data workers stay light. transformers' Auto classes know the family from then on.
 
     from minicpmv import MiniCPMVForConditionalGeneration, MiniCPMVProcessor
 """
 
 from importlib import import_module
 from typing import Any
+
+from minicpmv.registration import install
 
 _HOMES = {
     "Message": "minicpmv.messages",
@@ -32,3 +34,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+install()

@@ -236,6 +236,8 @@ class MiniCPMVConfig(PreTrainedConfig):
         dtype = flat.pop("dtype", None)
         if dtype is not None:
             flat["torch_dtype"] = dtype
+        # transformers writes the name of the Python class; peers choose their implementation by the official one.
+        flat["architectures"] = ["MiniCPMV"]
         flat["transformers_version"] = whole["transformers_version"]
         return flat
 

@@ -1,8 +1,8 @@
 """Positions: which row of the learned table a patch takes, and the fixed sinusoids of the resampler.
 
 Three codes meet in this family. The vision tower looks up a learned 70 x 70 table by *bucket*; the resampler adds a
-Three codes meet in this family. The vision tower looks up a learned 70 x 70 table by *bucket*; the resampler adds a
-the sizes at hand: the official code stores a 72000-row time table of 1.18 GB for the same numbers.
+2-D sinusoid of (row, column) and, for frames with a time, a 1-D sinusoid of the time id. All are computed on demand
+from the sizes at hand: the official code stores a 72000-row time table of 1.18 GB for the same numbers.
 
 Source: modeling_navit_siglip.py and resampler.py of MiniCPM-V 4.5.
 """

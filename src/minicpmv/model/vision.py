@@ -141,6 +141,11 @@ class MiniCPMVVisionModel(PreTrainedModel):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Yes: the blocks read `config._attn_implementation` at each call (transformers guesses from source text)."""
+        return True
+
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding (transformers enables input gradients through it)."""
         return self.embeddings.patch_embedding

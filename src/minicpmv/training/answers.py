@@ -26,8 +26,7 @@ from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.data.worlds.text import copy_pair, text_pair
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 from minicpmv.processing.chat_template import TemplateOptions, VisualText, conversation_pieces, visual_pieces
-from minicpmv.processing.geometry import Geometry
-from minicpmv.processing.packing import FrameGroup, plan_groups
+from minicpmv.processing.packing import FrameGroup, order_items, plan_groups
 from minicpmv.processing.patches import patchify_all
 from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
@@ -35,6 +34,8 @@ from minicpmv.training.learner import Learner
 from minicpmv.training.objectives import Batch, counted_slots, patch_reading_loss, split_counts, step_generator
 from minicpmv.training.recipe import StageRecipe
 
+STILL = ((-1,),)
+"""Time ids of a picture: one pack of one frame without a time."""
 _IGNORED = -100
 Picture = NDArray[np.uint8]
 
@@ -45,8 +46,8 @@ class Exchange:
 
     Attributes:
         world: where it comes from.
-        frames: pictures; several are the frames of one pack.
-        times: official time id of each frame, -1 for a picture.
+        frames: a picture, or the frames of a clip.
+        times: official time ids, pack by pack; a picture is one pack with the id -1.
         prompt: the text after the picture.
         answer: what to say.
         targets: int64 [patches, slots] letters of the picture, where known.
@@ -54,7 +55,7 @@ class Exchange:
 
     world: str
     frames: tuple[Picture, ...]
-    times: tuple[int, ...]
+    times: tuple[tuple[int, ...], ...]
     prompt: str
     answer: str
     targets: NDArray[np.int64] | None = None
@@ -70,7 +71,7 @@ class AnswerQuestions:
     faces: Sequence[Face]
     encoder: PieceEncoder
     pad_id: int
-    geometry: Geometry
+    resolution: int
 
     def batch(self, step: int) -> Batch:
         """A padded token batch with the ragged visual input."""
@@ -78,7 +79,7 @@ class AnswerQuestions:
         exchanges: list[Exchange] = []
         for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
             exchanges += WORLDS[world](generator, self.faces, count)
-        return collate(exchanges, self.encoder, self.pad_id, self.geometry, generator)
+        return collate(exchanges, self.encoder, self.pad_id, self.resolution, generator)
 
     def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, plus the weighted dense loss."""
@@ -128,7 +129,7 @@ def answer_loss(logits: Tensor, labels: Tensor, worlds: Sequence[str]) -> tuple[
 
 def encode_exchange(exchange: Exchange, groups: tuple[FrameGroup, ...], encoder: PieceEncoder) -> EncodedPieces:
     """Token ids of one exchange in the official layout."""
-    is_clip = bool(exchange.times) and exchange.times[0] >= 0
+    is_clip = bool(exchange.times) and exchange.times != STILL
     parts: list[ImagePart | VideoPart | TextPart] = []
     if groups:
         parts.append(VideoPart(source=b"") if is_clip else ImagePart(None))
@@ -142,7 +143,7 @@ def encode_exchange(exchange: Exchange, groups: tuple[FrameGroup, ...], encoder:
 
 
 def collate(
-    exchanges: Sequence[Exchange], encoder: PieceEncoder, pad_id: int, geometry: Geometry, generator: Generator
+    exchanges: Sequence[Exchange], encoder: PieceEncoder, pad_id: int, resolution: int, generator: Generator
 ) -> Batch:
     """Exchanges to one right-padded token batch and one ragged visual input."""
     encoded, pictures, packs, times = [], [], [], []
@@ -151,12 +152,11 @@ def collate(
         sizes = [Size(frame.shape[1], frame.shape[0]) for frame in exchange.frames]
         groups: tuple[FrameGroup, ...] = ()
         if exchange.frames:
-            groups = plan_groups([exchange.times], sizes, geometry, max_slices=1)
-            pack = len(slots)
-            for frame, time, plan in zip(exchange.frames, exchange.times, groups[0].plans, strict=True):
-                pictures.append(fitted(frame, plan.overview))
-                packs.append(pack)
-                times.append(time)
+            groups = plan_groups(exchange.times, sizes, max_slices=1, resolution=resolution)
+            for place in order_items(groups):
+                pictures.append(fitted(exchange.frames[place.frame], place.size))
+                packs.append(len(slots) + place.pack)
+                times.append(place.time)
         pieces = encode_exchange(exchange, groups, encoder)
         slots += [(row, start) for start in pieces.slots]
         encoded.append(pieces)
@@ -222,7 +222,7 @@ def _lines(generator: Generator, faces: Sequence[Face], count: int) -> list[Exch
     for _ in range(count):
         line = render_line(generator, faces=faces, split="train", size=size)
         targets = patch_targets(line.characters, *size)
-        exchanges.append(Exchange("lines", (line.image,), (-1,), ask(generator, READING), line.text, targets))
+        exchanges.append(Exchange("lines", (line.image,), STILL, ask(generator, READING), line.text, targets))
     return exchanges
 
 
@@ -231,20 +231,22 @@ def _scenes(generator: Generator, faces: Sequence[Face], count: int) -> list[Exc
     for _ in range(count):
         task = SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))]
         scene = render_scene(generator, task=task, faces=faces)
-        exchanges.append(Exchange("scenes", (scene.image,), (-1,), scene.question, scene.answer))
+        exchanges.append(Exchange("scenes", (scene.image,), STILL, scene.question, scene.answer))
     return exchanges
 
 
 def clips_of(tasks: Sequence[str], world: str) -> Callable[[Generator, Sequence[Face], int], list[Exchange]]:
-    """A world of clips with questions of the given kinds; all frames of a clip share one pack."""
+    """A world of clips with questions of the given kinds: any pace from 1 to 10 frames a second, in one pack."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
         exchanges = []
         for _ in range(count):
             task = tasks[int(generator.integers(len(tasks)))]
             clip = render_clip(generator, task=task, faces=faces)
-            times = tuple(round(time * 10) for time in clip.times_s)
-            exchanges.append(Exchange(world, tuple(clip.frames), times, clip.question, clip.answer))
+            pace = generator.uniform(1.0, 10.0)
+            start = generator.uniform(0.0, pace)
+            codes = [int(start + index * pace) for index in range(len(clip.frames))]
+            exchanges.append(Exchange(world, tuple(clip.frames), (tuple(codes),), clip.question, clip.answer))
         return exchanges
 
     return draw

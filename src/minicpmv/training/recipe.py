@@ -97,6 +97,9 @@ class Recipe:
     save_every_s: float
     """Seconds between checkpoints of a running stage."""
 
+    clip_packs: int = 180
+    """Frame packs that the finished model's processor allows for a clip."""
+
     attention: Literal["eager", "sdpa"] = "sdpa"
     """Attention path while training. On a CPU `eager` is several times faster backwards for short items."""
 

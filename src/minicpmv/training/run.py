@@ -16,7 +16,6 @@ from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.text import tokenizer_corpus
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.processing.geometry import Geometry
 from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.settings import dump_settings
@@ -25,6 +24,7 @@ from minicpmv.training.answers import AnswerQuestions
 from minicpmv.training.initialisation import initialise_resampler
 from minicpmv.training.learner import Learner
 from minicpmv.training.loop import Reporter, Run, run_stages
+from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.objectives import Objective, ReadPatches, patch_reader
 from minicpmv.training.recipe import Recipe
 from minicpmv.training.runstate import Position
@@ -69,7 +69,7 @@ def train(
         max_seconds: save and stop after this time.
 
     Returns:
-        Where the run stands now.
+        Where the run stands now. When all stages are done, `folder/model` holds the finished model in bf16.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -86,9 +86,14 @@ def train(
         position = runstate.load_position(checkpoint)
         runstate.load_weights(checkpoint, learner.parts)
     learner.to(place)
-    objectives = build_objectives(recipe, learner, prepare_tokenizer(recipe, folder))
+    tokenizer = prepare_tokenizer(recipe, folder)
+    objectives = build_objectives(recipe, learner, tokenizer)
     run = Run(recipe, folder, learner, objectives, place, reporter, deadline)
-    return run_stages(run, position)
+    position = run_stages(run, position)
+    if position.stage == len(recipe.stages):
+        processor = build_processor(learner.model, tokenizer, max_packs=recipe.clip_packs)
+        write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
+    return position
 
 
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Any:
@@ -117,6 +122,6 @@ def build_objectives(recipe: Recipe, learner: Learner, tokenizer: Any) -> Mappin
                 faces,
                 encoder,
                 tokenizer.pad_token_id,
-                Geometry(resolution=config.scale_resolution),
+                config.scale_resolution,
             )
     return objectives

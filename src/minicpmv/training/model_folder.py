@@ -1,0 +1,68 @@
+"""The finished run as a model folder that everybody can load.
+
+    learner + tokenizer -> config.json, model.safetensors (bf16), tokenizer and processor files, generation defaults
+
+The folder is written beside its place and moved there by one rename.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
+
+
+def build_processor(model: MiniCPMVForConditionalGeneration, tokenizer: Any, *, max_packs: int) -> MiniCPMVProcessor:
+    """The processor that fits a model's configuration.
+
+    Args:
+        model: whose slice settings and number of queries count.
+        tokenizer: its tokenizer.
+        max_packs: frame packs of a clip unless a caller asks for another number.
+    """
+    config = model.config
+    pictures = MiniCPMVImageProcessor(
+        max_slice_nums=config.slice_config["max_slice_nums"],
+        scale_resolution=config.scale_resolution,
+        image_feature_size=config.query_num,
+        use_image_id=config.use_image_id,
+    )
+    return MiniCPMVProcessor(pictures, tokenizer, MiniCPMVVideoProcessor(max_packs=max_packs))
+
+
+def write_model_folder(
+    folder: Path, model: MiniCPMVForConditionalGeneration, processor: MiniCPMVProcessor, *, dtype: torch.dtype
+) -> None:
+    """Write a complete model folder, replacing an older one.
+
+    Args:
+        folder: where it will be.
+        model: weights; left as they are.
+        processor: its processor.
+        dtype: number format of the stored weights.
+    """
+    tokenizer = processor.tokenizer
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    config = type(model.config)(**model.config.to_dict())
+    config.text_config.eos_token_id = tokenizer.eos_token_id
+    config.text_config.bos_token_id = tokenizer.pad_token_id  # as in the release: <|endoftext|>
+    stored = MiniCPMVForConditionalGeneration(config).to(dtype)
+    stored.load_state_dict(weights)
+    stored.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.pad_token_id,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    )
+    stored.save_pretrained(fresh)
+    processor.save_pretrained(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

@@ -1,0 +1,121 @@
+"""What a model trains on is what it will be asked: the same ids, slots and patches as the processor's."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text_encoding import PieceEncoder
+from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast
+from minicpmv.training.answers import STILL, WORLDS, Exchange, answer_loss, collate
+from minicpmv.training.objectives import BLANKS_KEPT, counted_slots, split_counts, step_generator
+from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
+
+RESOLUTION = 112
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MiniCPMVTokenizerFast:
+    return train_tokenizer(["What does the text say?", "Which colour appears first?"], 400)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: MiniCPMVTokenizerFast) -> PieceEncoder:
+    return PieceEncoder(tokenizer, placeholder=PLACEHOLDER, slot_length=64)
+
+
+@pytest.fixture(scope="module")
+def exchanges() -> list[Exchange]:
+    """One exchange of every world."""
+    generator = np.random.default_rng(5)
+    faces = find_faces("train", system=False)
+    return [WORLDS[world](generator, faces, 1)[0] for world in sorted(WORLDS)]
+
+
+def test_the_batch_equals_what_the_processor_makes_of_the_same_conversations(
+    exchanges: list[Exchange], encoder: PieceEncoder, tokenizer: MiniCPMVTokenizerFast
+) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    processor = MiniCPMVProcessor(MiniCPMVImageProcessor(scale_resolution=RESOLUTION), tokenizer)
+    first_patch = 0
+    for row, exchange in enumerate(exchanges):
+        content: list[dict[str, object]] = [{"type": "text", "text": exchange.prompt}]
+        pictures = [Image.fromarray(frame) for frame in exchange.frames]
+        if exchange.times == STILL:
+            content.insert(0, {"type": "image", "image": pictures[0], "max_slices": 1})
+        elif pictures:
+            content.insert(0, {"type": "video", "frames": pictures, "temporal_ids": exchange.times})
+        conversation = [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": exchange.answer},
+        ]
+        asked = processor.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt")
+        length = int(batch["attention_mask"][row].sum())
+        assert torch.equal(batch["input_ids"][row, :length], asked["input_ids"][0]), exchange.world
+        if pictures:
+            patches = asked["pixel_values"].shape[0]
+            assert torch.equal(batch["pixel_values"][first_patch : first_patch + patches], asked["pixel_values"])
+            first_patch += patches
+    assert first_patch == batch["pixel_values"].shape[0]
+
+
+def test_labels_cover_the_answer_and_its_end_and_nothing_else(
+    exchanges: list[Exchange], encoder: PieceEncoder, tokenizer: MiniCPMVTokenizerFast
+) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    for row, exchange in enumerate(exchanges):
+        learned = batch["labels"][row][batch["labels"][row] != -100]
+        assert tokenizer.decode(learned) == f"<think>\n\n</think>\n\n{exchange.answer}<|im_end|>"
+
+
+def test_slots_are_runs_of_placeholders(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    placeholder = encoder.id_of(PLACEHOLDER)
+    for row, start in batch["visual_slots"].tolist():
+        assert (batch["input_ids"][row, start : start + 64] == placeholder).all()
+    assert int((batch["input_ids"] == placeholder).sum()) == 64 * len(batch["visual_slots"])
+
+
+def test_dense_targets_belong_to_the_patches_of_printed_lines(
+    exchanges: list[Exchange], encoder: PieceEncoder
+) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    areas = batch["item_shapes"].prod(-1)
+    owner = torch.repeat_interleave(torch.arange(len(areas)), areas)
+    lines = [exchange for exchange in exchanges if exchange.targets is not None]
+    assert len(lines) == 1
+    assert set(owner[batch["labelled"]].tolist()) == {
+        sum(len(e.frames) for e in exchanges[: exchanges.index(lines[0])])
+    }
+    assert np.array_equal(batch["targets"].numpy(), lines[0].targets)
+
+
+def test_answer_loss_counts_only_labels_and_whole_answers() -> None:
+    logits = torch.full((2, 3, 4), -10.0)
+    labels = torch.tensor([[-100, 1, 2], [-100, -100, 3]])
+    logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 10.0
+    loss, numbers = answer_loss(logits, labels, ["a", "b"])
+    assert numbers["a"] == 1.0
+    assert numbers["b"] == 0.0
+    assert loss.item() == pytest.approx(20.0 / 3, rel=1e-4)
+
+
+def test_batches_depend_on_seed_stage_and_step_only() -> None:
+    assert step_generator(1, 2, 3).random() == step_generator(1, 2, 3).random()
+    assert len({step_generator(*key).random() for key in [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4)]}) == 4
+
+
+def test_worlds_share_a_batch_by_weight() -> None:
+    counts = [split_counts(step_generator(0, 0, step), {"a": 3.0, "b": 1.0}, 40) for step in range(50)]
+    assert all(sum(count.values()) == 40 for count in counts)
+    assert sum(count["a"] for count in counts) / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_all_letters_and_few_blanks_count() -> None:
+    targets = np.array([[0, 5, 0]] * 4000)
+    counted = counted_slots(np.random.default_rng(0), targets)
+    assert counted[:, 1].all()
+    assert counted[:, [0, 2]].mean() == pytest.approx(BLANKS_KEPT, abs=0.01)
