@@ -1,9 +1,9 @@
 """PEFT adapters on all three parts: they attach by the documented patterns, learn alone, and merge without a trace.
 
 The patterns are the ones to copy. The resampler has two linear layers, reached by name, and two bare matrices, reached
-through `target_parameters`; PEFT wraps the module that holds such a matrix, and `merge_and_unload` then forgets adapters
-inside that module, so one configuration reaches either the linear layers of a module or its matrix. To train all of the
-resampler, `modules_to_save=["resampler"]` is the pattern: it is one layer, and small.
+through `target_parameters`; PEFT wraps the module that holds such a matrix, and `merge_and_unload` then forgets
+adapters inside that module, so one configuration reaches either the linear layers of a module or its matrix. To train
+all of the resampler, `modules_to_save=["resampler"]` is the pattern: it is one layer, and small.
 """
 
 from pathlib import Path
@@ -80,13 +80,13 @@ def test_adapters_are_saved_and_loaded_onto_a_fresh_model(choice: str, tmp_path:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_merging_gives_the_same_logits_and_the_plain_tensors_of_the_family(choice: str) -> None:
-    """Worst difference measured 8e-6 on logits of size 4."""
+    """Worst difference measured over 5 models 5.6e-6 on logits of size 4; three times that is allowed."""
     model = adapted(choice)
     expected = logits(model)
     merged = model.merge_and_unload()
     assert isinstance(merged, MiniCPMVForConditionalGeneration)
     assert set(merged.state_dict()) == set(lively_model().state_dict())
-    torch.testing.assert_close(logits(merged), expected, atol=2.5e-5, rtol=0)
+    torch.testing.assert_close(logits(merged), expected, atol=1.7e-5, rtol=0)
 
 
 def test_generating_with_adapters_equals_generating_merged() -> None:

@@ -73,22 +73,30 @@ def test_the_type_of_the_file_is_kept_with_dtype_auto(model: MiniCPMVForConditio
 
 
 def test_bfloat16_stays_close_to_float32(model: MiniCPMVForConditionalGeneration) -> None:
-    """Worst measured over 20 models 2.5 % of the spread of the logits (bfloat16 keeps 8 bits); 7.5 % is allowed."""
+    """Worst measured over 20 models 1 % of the spread of the logits (bfloat16 keeps 8 bits); 3 % is allowed."""
     exact, rounded = logits(model), logits(lively_model().to(torch.bfloat16)).float()
-    assert (exact - rounded).square().mean().sqrt() < 0.075 * exact.std()
+    assert (exact - rounded).square().mean().sqrt() < 0.03 * exact.std()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_the_attention_path_can_be_chosen_when_loading(
     model: MiniCPMVForConditionalGeneration, tmp_path: Path, attention: str
 ) -> None:
-    """Worst difference measured 8e-6 on logits of size 4."""
+    """Worst difference measured over 20 models 2.9e-6 on logits of size 4; three times that is allowed."""
     model.save_pretrained(tmp_path)
     again = MiniCPMVForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=attention)
     assert again.config.text_config._attn_implementation == attention
     assert again.vpm.config._attn_implementation == attention
     assert again.config.vision_config._attn_implementation == attention
-    torch.testing.assert_close(logits(again), logits(model), atol=2.5e-5, rtol=0)
+    torch.testing.assert_close(logits(again), logits(model), atol=9e-6, rtol=0)
+
+
+def test_the_attention_path_of_every_part_can_be_changed_later() -> None:
+    model = lively_model()
+    before = logits(model)
+    model.set_attn_implementation("eager")
+    assert {module.config._attn_implementation for module in (model.llm, model.vpm)} == {"eager"}
+    torch.testing.assert_close(logits(model), before, atol=9e-6, rtol=0)
 
 
 MISSING = ["llm.model.layers.1.mlp.up_proj.weight", "resampler.query"]
@@ -129,7 +137,7 @@ def test_the_lists_of_what_does_not_fit_can_be_asked_for(spoilt: Path) -> None:
 
 
 def test_gradient_checkpointing_of_the_whole_model_gives_the_same_gradients() -> None:
-    """Worst relative difference measured 2e-6."""
+    """The same operations run twice, so on the CPU the gradients agree to the bit."""
     inputs = collate(*MIXED)
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     gradients = []
@@ -142,11 +150,11 @@ def test_gradient_checkpointing_of_the_whole_model_gives_the_same_gradients() ->
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, plain in gradients[0].items():
         assert plain is not None, name
-        torch.testing.assert_close(plain, gradients[1][name], atol=1e-7, rtol=1e-5, msg=name)
+        assert torch.equal(plain, gradients[1][name]), name
 
 
 def test_the_loss_of_a_batch_counts_each_token_once() -> None:
-    """With padding, the mean over a mixed batch is the token-weighted mean of its samples; worst measured 5e-7."""
+    """With padding, the mean over a mixed batch is the token-weighted mean of its samples; worst measured 1e-7."""
     model, total, count = lively_model(), 0.0, 0
     for sample in MIXED:
         inputs = collate(sample)
@@ -158,4 +166,4 @@ def test_the_loss_of_a_batch_counts_each_token_once() -> None:
     for row, sample in enumerate(MIXED):
         labels[row, : labels.shape[1] - len(sample.ids) + 1] = -100  # the first token of a sample predicts nothing
     with torch.no_grad():
-        assert model(**inputs, labels=labels).loss.item() == pytest.approx(total / count, rel=2e-6)
+        assert model(**inputs, labels=labels).loss.item() == pytest.approx(total / count, rel=3e-7)

@@ -57,7 +57,7 @@ def test_the_order_of_the_batch_does_not_matter(model: MiniCPMVForConditionalGen
 
 @torch.no_grad()
 def test_logits_of_a_batch_are_those_of_each_sample_alone(model: MiniCPMVForConditionalGeneration) -> None:
-    """Worst measured 7e-6 on logits of size 4."""
+    """Worst measured over 20 models 6.3e-6 on logits of size 4; three times that is allowed."""
     together = model(**collate(*MIXED)).logits
     for row, sample in enumerate(MIXED):
         alone = model(**collate(sample)).logits[0]

@@ -1,6 +1,6 @@
 """The 3D-Resampler: each pack is read alone, whatever its frames' shapes and its neighbours.
 
-Worst differences measured in float32 over 100 seeds: 5e-6 (outputs of size 1 to 4); the tolerance is three times that.
+Worst difference measured in float32 over 60 seeds: 2e-6 (outputs of size 1 to 4); the tolerance is three times that.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from minicpmv.model.resampler import Resampler
 SHAPES = [(3, 4), (2, 3), (2, 3), (3, 2), (1, 1), (2, 3)]
 PACKS = [0, 1, 1, 1, 2, 3]
 TIMES = [-1, 5, 6, 11, -1, 0]
-TOLERANCE = 1.5e-5
+TOLERANCE = 6e-6
 
 
 @pytest.fixture(scope="module")

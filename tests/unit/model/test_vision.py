@@ -1,6 +1,6 @@
 """The vision tower: items do not disturb each other, however they are batched, computed or differentiated.
 
-Worst differences measured in float32 over 100 seeds: 3e-6 (features of size 1 to 4); the tolerance is three times that.
+Worst difference measured in float32 over 60 seeds: 1.4e-6 (features of size 1 to 4); the tolerance is three times that.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.vision import MiniCPMVVisionModel, as_shapes
 
 SHAPES = [(3, 4), (2, 2), (2, 2), (1, 9), (80, 1)]
-TOLERANCE = 1e-5
+TOLERANCE = 4.5e-6
 
 
 def tower(implementation: str = "sdpa") -> MiniCPMVVisionModel:
@@ -87,7 +87,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, plain in gradients[0].items():
         assert plain is not None, name
-        torch.testing.assert_close(plain, gradients[1][name], atol=1e-7, rtol=1e-5, msg=name)
+        assert torch.equal(plain, gradients[1][name]), name
 
 
 def test_shapes_that_do_not_cover_the_patches_are_refused_with_both_counts() -> None:
