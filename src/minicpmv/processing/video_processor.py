@@ -50,6 +50,8 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
         max_packs: frame packs that the official policy plans for.
         max_slices: upper bound on the slices of one frame.
         use_image_id: number the packs in the text.
+        packing: frames per pack of every clip, for a checkpoint that was trained on one packing only.
+        max_frames: upper bound on the frames of a clip, likewise.
         **kwargs: anything else the file holds; kept and written back.
 
     Source of the defaults: the model card of MiniCPM-V 4.5 (`encode_video` and its call of `chat`).
@@ -63,22 +65,31 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
         max_packs: int = MAX_PACKS,
         max_slices: int = 1,
         use_image_id: bool = False,
+        packing: int | None = None,
+        max_frames: int | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("video_processor_type", None)
         if max_packs < 1:
             raise ConfigurationError(f"max_packs is {max_packs}.", remedy=f"Check {FILE_NAME}.")
-        MediaOptions(fps=choose_fps, max_slices=max_slices)
+        MediaOptions(fps=choose_fps, max_slices=max_slices, packing=packing, max_frames=max_frames)
         self.choose_fps = choose_fps
         self.max_packs = max_packs
         self.max_slices = max_slices
         self.use_image_id = use_image_id
+        self.packing = packing
+        self.max_frames = max_frames
         self.extra = kwargs
 
     @property
     def defaults(self) -> MediaOptions:
         """The checkpoint's options for a clip."""
-        return MediaOptions(max_slices=self.max_slices, use_image_id=self.use_image_id)
+        return MediaOptions(
+            max_slices=self.max_slices,
+            use_image_id=self.use_image_id,
+            packing=self.packing,
+            max_frames=self.max_frames,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they are saved."""
@@ -88,6 +99,8 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
             "max_packs": self.max_packs,
             "max_slices": self.max_slices,
             "use_image_id": self.use_image_id,
+            "packing": self.packing,
+            "max_frames": self.max_frames,
         }
 
     @classmethod

@@ -18,13 +18,15 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 
 
-def build_processor(model: MiniCPMVForConditionalGeneration, tokenizer: Any, *, max_packs: int) -> MiniCPMVProcessor:
+def build_processor(
+    model: MiniCPMVForConditionalGeneration, tokenizer: Any, clips: MiniCPMVVideoProcessor
+) -> MiniCPMVProcessor:
     """The processor that fits a model's configuration.
 
     Args:
         model: whose slice settings and number of queries count.
         tokenizer: its tokenizer.
-        max_packs: frame packs of a clip unless a caller asks for another number.
+        clips: how clips are sampled and packed unless a caller asks otherwise.
     """
     config = model.config
     pictures = MiniCPMVImageProcessor(
@@ -33,7 +35,7 @@ def build_processor(model: MiniCPMVForConditionalGeneration, tokenizer: Any, *, 
         image_feature_size=config.query_num,
         use_image_id=config.use_image_id,
     )
-    return MiniCPMVProcessor(pictures, tokenizer, MiniCPMVVideoProcessor(max_packs=max_packs))
+    return MiniCPMVProcessor(pictures, tokenizer, clips)
 
 
 def write_model_folder(

@@ -28,6 +28,15 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRecipe:
+    """How the finished model samples clips unless a caller asks otherwise: as they were in training."""
+
+    choose_fps: float
+    packing: int
+    max_frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserRecipe:
     """AdamW."""
 
@@ -92,13 +101,11 @@ class Recipe:
 
     seed: int
     tokenizer: TokenizerRecipe
+    clips: ClipRecipe
     optimiser: OptimiserRecipe
     stages: tuple[StageRecipe, ...]
     save_every_s: float
     """Seconds between checkpoints of a running stage."""
-
-    clip_packs: int = 180
-    """Frame packs that the finished model's processor allows for a clip."""
 
     attention: Literal["eager", "sdpa"] = "sdpa"
     """Attention path while training. On a CPU `eager` is several times faster backwards for short items."""

@@ -6,6 +6,7 @@ train(recipe, folder) -> Position        (call it again to go on)
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import load_tokenizer
+from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training import runstate
 from minicpmv.training.answers import AnswerQuestions
@@ -91,7 +93,8 @@ def train(
     run = Run(recipe, folder, learner, objectives, place, reporter, deadline)
     position = run_stages(run, position)
     if position.stage == len(recipe.stages):
-        processor = build_processor(learner.model, tokenizer, max_packs=recipe.clip_packs)
+        clips = MiniCPMVVideoProcessor(**asdict(recipe.clips))
+        processor = build_processor(learner.model, tokenizer, clips)
         write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
     return position
 
