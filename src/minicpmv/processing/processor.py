@@ -6,6 +6,7 @@ Training, inference, reinforcement learning and serving all use this class, so t
 It loads the released folder without remote code and writes back files that the official code reads.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,8 @@ from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 
 Encoded = tuple[VisualText, VisualRows]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  # transformers is partly untyped
@@ -310,8 +313,10 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
         if isinstance(part, ImagePart):
             if part.source is None:
                 raise MessageError("An image part names no source.", remedy="Give it one, or pass images=[...].")
-            image = load_image(part.source, policy=settings.policy).image
-            return [self.image_processor.encode(image, part_options(part).over(settings.media))]
+            loaded = load_image(part.source, policy=settings.policy)
+            for note in loaded.notes:
+                _LOGGER.warning("%s", note)
+            return [self.image_processor.encode(loaded.image, part_options(part).over(settings.media))]
         if isinstance(part, DocumentPart):
             options = part_options(part).over(settings.media)
             source = read_source(part.source, settings.policy)

@@ -257,6 +257,15 @@ def test_a_strip_too_narrow_to_look_at_is_refused(processor: MiniCPMVProcessor) 
         encode(processor, [picture(1, 20000)])
 
 
+def test_what_was_left_out_of_an_animation_is_said(
+    processor: MiniCPMVProcessor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "two.gif"
+    picture(30, 20).save(path, save_all=True, append_images=[picture(30, 20, 1)])
+    encode(processor, [{"type": "image", "path": str(path)}])
+    assert "frame" in caplog.text
+
+
 def test_own_messages_and_lists_without_tensors_are_accepted(processor: MiniCPMVProcessor) -> None:
     message = Message("user", (ImagePart(picture(40, 40)), TextPart("?")))
     ids = processor.apply_chat_template([message], tokenize=True)
