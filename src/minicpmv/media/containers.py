@@ -49,7 +49,8 @@ def opened_video(file: Path | bytes, name: str) -> Iterator[OpenedVideo]:
     # An absolute path cannot be taken for the address of one of the decoder's protocols.
     source = io.BytesIO(file) if isinstance(file, bytes) else os.path.abspath(file)
     with video_errors(name):
-        container = av.open(source, mode="r", options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"})
+        options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
+        container = av.open(source, mode="r", options=options, metadata_errors="replace")
     with container, video_errors(name):
         yield OpenedVideo(container, _video_stream(container, name))
 

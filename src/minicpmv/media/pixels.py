@@ -62,10 +62,10 @@ def _shallow(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         low, high = float(numbers.min()), float(numbers.max())
         full = _assumed_range(image.mode, low, high)
         if full is None:
-            scaled = np.rint((numbers - low) * (255 / (high - low)))
+            scaled = np.rint((numbers - low) * 255 / (high - low))
             notes = (f"grey values from {low:g} to {high:g} were stretched to black and white",)
         else:
-            scaled = np.rint(numbers * (255 / full))
+            scaled = np.rint(numbers * 255 / full)
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB"), notes
 
 

@@ -99,8 +99,10 @@ def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | Non
     places = [place for place, entry in enumerate(entries) if entry.is_keyframe]
     steps = np.diff(times)
     step = int(steps[0]) if len(steps) and steps[0] > 0 and (steps == steps[0]).all() else None
-    duration_s = float(stream.duration * time_base) if stream.duration else None
-    rate, is_constant = _rate(times, stream, duration_s, step)
+    key_pts = times[places] + (packet.pts - packet.dts)
+    rate, is_constant = _rate(times, stream, None, step)
+    if not is_constant:  # decoding times alone do not tell when the last frame is seen
+        rate, _ = _rate(times, stream, _end_s(opened, int(key_pts[-1]), origin), None)
     return HeaderTimeline(
         num_frames=len(entries),
         rate=rate,
@@ -108,10 +110,23 @@ def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | Non
         time_base=time_base,
         origin=origin,
         keyframes=np.array(places, np.int64),
-        key_pts=times[places] + (packet.pts - packet.dts),
+        key_pts=key_pts,
         places={entries[place].pos: place for place in places},
         step=step,
     )
+
+
+def _end_s(opened: OpenedVideo, last_key_pts: int, origin: int) -> float | None:
+    """Seconds from the first frame to the end of the last, read from the packets after the last keyframe."""
+    stream = opened.stream
+    opened.container.seek(last_key_pts, stream=stream)
+    packets = [
+        (packet.pts, packet.duration or 0) for packet in opened.container.demux(stream) if packet.pts is not None
+    ]
+    if not packets or stream.time_base is None:
+        return None
+    pts, duration = max(packets)
+    return float((pts + duration - origin) * stream.time_base)
 
 
 def _from_packets(opened: OpenedVideo, first: FirstFrame, name: str) -> Timeline:

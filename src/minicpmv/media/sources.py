@@ -65,7 +65,8 @@ def local_file(path: Path) -> Path:
     except FileNotFoundError:
         raise MediaNotFoundError(f"{name} does not exist.", remedy="Check the path.") from None
     except (OSError, ValueError) as error:
-        raise MediaError(f"{name} is not a path that can be opened ({error}).", remedy="Check the path.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaError(f"{name} is not a path that can be opened ({reason}).", remedy="Check the path.") from None
     if stat.S_ISDIR(status.st_mode):
         raise MediaError(f"{name} is a folder.", remedy="Name the file inside it.")
     if not stat.S_ISREG(status.st_mode):

@@ -202,7 +202,8 @@ def constant_rate(ticks: Ticks, time_base: Fraction, nominal: Sequence[Fraction 
     fitted = []
     if relative[-1] > 0:
         exact = (len(ticks) - 1) / (Fraction(int(relative[-1])) * time_base)
-        fitted = [exact.limit_denominator(1001), exact]
+        whole = [Fraction(round(exact)), Fraction(round(exact * 1001 / 1000) * 1000, 1001)]  # 30 and 29.97 alike
+        fitted = [*whole, exact.limit_denominator(1001), exact]
     for rate in (*nominal, *fitted):
         if not rate or rate <= 0:
             continue
