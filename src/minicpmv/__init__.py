@@ -7,9 +7,20 @@ Public names are loaded on first use: `import minicpmv` alone touches neither to
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minicpmv.registration import install
+
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from minicpmv.generation.chat import Assistant as Assistant
+    from minicpmv.generation.loading import load as load
+    from minicpmv.messages import Message as Message
+    from minicpmv.messages import parse_messages as parse_messages
+    from minicpmv.model.configuration import MiniCPMVConfig as MiniCPMVConfig
+    from minicpmv.model.modeling import MiniCPMVForConditionalGeneration as MiniCPMVForConditionalGeneration
+    from minicpmv.processing.image_processor import MiniCPMVImageProcessor as MiniCPMVImageProcessor
+    from minicpmv.processing.processor import MiniCPMVProcessor as MiniCPMVProcessor
+    from minicpmv.processing.video_processor import MiniCPMVVideoProcessor as MiniCPMVVideoProcessor
 
 _HOMES = {
     "Message": "minicpmv.messages",
