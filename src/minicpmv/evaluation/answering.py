@@ -1,0 +1,88 @@
+"""Ask a model many questions at once, through the processor and `generate`, as a user would.
+
+questions -> apply_chat_template (left padded) -> generate (greedy) -> ids -> the text that `ask` would print
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from minicpmv.evaluation.question import Question
+from minicpmv.generation.decoding import cut_at_terminator, decode
+from minicpmv.generation.engine import complete, context_length, count_visual_tokens, fit_answer, terminator_ids
+from minicpmv.generation.loading import Loaded
+from minicpmv.generation.options import GenerationOptions
+from minicpmv.generation.thinking import split_reasoning
+
+MAX_NEW_TOKENS = 96
+"""Longest answer in tokens: about twice the longest line there is, so that a runaway answer is counted as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question, the answer it got, and whether that answer was cut off at the length limit."""
+
+    question: Question
+    answer: str
+    was_cut: bool
+
+
+def answer_all(
+    loaded: Loaded, questions: Iterable[Question], *, batch_size: int = 32, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Iterator[list[Answered]]:
+    """Answers batch by batch, in order.
+
+    Args:
+        loaded: the model and its processor.
+        questions: drawn only when their batch is due.
+        batch_size: conversations per call of `generate`.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ContextLengthError: a question does not fit the model's context.
+    """
+    waiting = iter(questions)
+    while batch := list(islice(waiting, batch_size)):
+        yield answer_batch(loaded, batch, max_new_tokens=max_new_tokens)
+
+
+def answer_batch(loaded: Loaded, questions: list[Question], *, max_new_tokens: int = MAX_NEW_TOKENS) -> list[Answered]:
+    """Greedy answers in the short mode to several questions in one call of `generate`.
+
+    Args:
+        loaded: the model and its processor.
+        questions: asked together.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ContextLengthError: a question does not fit the model's context.
+    """
+    model, processor = loaded.model, loaded.processor
+    inputs = processor.apply_chat_template(
+        [list(question.messages) for question in questions],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        enable_thinking=False,
+    )
+    fit_answer(
+        prompt=int(inputs["input_ids"].shape[1]),
+        visual=count_visual_tokens(model, inputs),
+        context=context_length(model),
+        wanted=max_new_tokens,
+        default=max_new_tokens,
+    )
+    terminators = terminator_ids(model, processor.tokenizer)
+    arguments = {
+        **GenerationOptions().resolve(model.generation_config),
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": terminators,
+        "pad_token_id": terminators[0],
+    }
+    answered = []
+    for question, row in zip(questions, complete(model, inputs, arguments).ids, strict=True):
+        ids, ended = cut_at_terminator(row, terminators)
+        text = split_reasoning(decode(processor.tokenizer, ids), thinking=False).answer
+        answered.append(Answered(question, text, not ended))
+    return answered

@@ -1,0 +1,105 @@
+"""Evaluate a model on the worlds: questions in, report out.
+
+evaluate(load("folder"), ["lines", "clips.direction"]) -> EvaluationReport
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from minicpmv.errors import OptionError
+from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, answer_all
+from minicpmv.evaluation.memory import peak_gpu_memory_bytes, peak_memory_bytes
+from minicpmv.evaluation.report import EvaluationReport
+from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score
+from minicpmv.evaluation.tasks import DEFAULT_TASKS, Task, select_tasks
+from minicpmv.generation.loading import Loaded
+
+
+class Watcher(Protocol):
+    """Whoever wants to see an evaluation proceed."""
+
+    def task(self, task: Task, num_samples: int) -> None:
+        """A task begins."""
+        ...
+
+    def answered(self, task: Task, answers: Sequence[Answered]) -> None:
+        """A batch of answers is there."""
+        ...
+
+    def scored(self, score: TaskScore) -> None:
+        """A task is done."""
+        ...
+
+
+class _Nobody:
+    """Watches nothing."""
+
+    def task(self, task: Task, num_samples: int) -> None:
+        pass
+
+    def answered(self, task: Task, answers: Sequence[Answered]) -> None:
+        pass
+
+    def scored(self, score: TaskScore) -> None:
+        pass
+
+
+def evaluate(
+    loaded: Loaded,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    watcher: Watcher | None = None,
+) -> EvaluationReport:
+    """Ask a model questions whose answers are known.
+
+    Args:
+        loaded: the model and its processor, from `minicpmv.generation.loading.load`.
+        tasks: names or groups, see `minicpmv.evaluation.tasks`.
+        num_samples: questions per task; None for each task's own number.
+        seed: which series of questions; the same seed asks the same ones.
+        batch_size: conversations answered at a time.
+        max_new_tokens: longest answer.
+        watcher: sees every task and every batch of answers.
+
+    Raises:
+        OptionError: an unknown task, a number below 1, or a package of the `eval` extra is missing.
+    """
+    chosen = select_tasks(tasks)
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("seed", seed + 1)):
+        if value is not None and value < 1:
+            raise OptionError(
+                f"{name} is too small for an evaluation.", remedy="Counts are 1 or more, seeds 0 or more."
+            )
+    if any(task.is_reading for task in chosen):
+        require_jiwer()
+    watcher = watcher or _Nobody()
+    began = time.perf_counter()
+    scores = []
+    for task in chosen:
+        watcher.task(task, task.num_samples if num_samples is None else num_samples)
+        started = time.perf_counter()
+        answers: list[Answered] = []
+        questions = task.questions(seed, num_samples)
+        for batch in answer_all(loaded, questions, batch_size=batch_size, max_new_tokens=max_new_tokens):
+            answers += batch
+            watcher.answered(task, batch)
+        scores.append(score(task, answers, time.perf_counter() - started))
+        watcher.scored(scores[-1])
+    return EvaluationReport(
+        model=loaded.name,
+        num_parameters=loaded.model.num_parameters(),
+        device=str(loaded.model.device),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        seed=seed,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        scores=tuple(scores),
+        seconds=time.perf_counter() - began,
+        peak_memory_bytes=peak_memory_bytes(),
+        peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
+    )

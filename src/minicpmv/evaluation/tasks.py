@@ -1,0 +1,68 @@
+"""What can be asked: every task by name, alone (`clips.direction`) or as a group (`clips`)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from numpy.random import Generator
+
+from minicpmv.data.worlds.clips import CLIP_TASKS
+from minicpmv.data.worlds.scenes import SCENE_TASKS
+from minicpmv.errors import OptionError
+from minicpmv.evaluation.clips import clip_question
+from minicpmv.evaluation.lines import line_question
+from minicpmv.evaluation.question import Question, question_generator
+from minicpmv.evaluation.scenes import scene_question
+
+DEFAULT_TASKS = ("lines", "clips")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Questions of one kind.
+
+    Attributes:
+        name: group and kind.
+        draw: makes a question.
+        num_samples: questions asked by default.
+        is_reading: the answer is a text to copy, so that single characters are counted.
+    """
+
+    name: str
+    draw: Callable[[Generator], Question]
+    num_samples: int
+    is_reading: bool = False
+
+    def questions(self, seed: int, num_samples: int | None = None) -> Iterator[Question]:
+        """The first questions of this task.
+
+        Args:
+            seed: which series of questions.
+            num_samples: how many; None for the default.
+        """
+        for index in range(self.num_samples if num_samples is None else num_samples):
+            yield self.draw(question_generator(seed, self.name, index))
+
+
+TASKS: tuple[Task, ...] = (
+    Task("lines.held_out_font", partial(line_question, fonts="held_out"), 400, is_reading=True),
+    Task("lines.training_fonts", partial(line_question, fonts="train"), 400, is_reading=True),
+    *(Task(f"clips.{kind}", partial(clip_question, kind=kind), 100) for kind in CLIP_TASKS),
+    *(Task(f"scenes.{kind}", partial(scene_question, kind=kind), 100) for kind in SCENE_TASKS),
+)
+"""All tasks. The text of every line is held out from training; the name says which fonts it is printed in."""
+
+
+def select_tasks(names: Sequence[str] = DEFAULT_TASKS) -> tuple[Task, ...]:
+    """Tasks by full name or by group, each once, in the order of `TASKS`.
+
+    Raises:
+        OptionError: an unknown name, or none at all.
+    """
+    groups = tuple(dict.fromkeys(task.name.split(".")[0] for task in TASKS))
+    known = {*groups, *(task.name for task in TASKS)}
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        asked = f"There is no task {unknown[0]!r}." if unknown else "No task is named."
+        raise OptionError(asked, remedy=f"Choose from {', '.join(groups)}, or one such as {TASKS[0].name}.")
+    return tuple(task for task in TASKS if task.name in names or task.name.split(".")[0] in names)

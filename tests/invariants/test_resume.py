@@ -1,0 +1,158 @@
+"""A run that was stopped, however often and wherever, ends where an uninterrupted one does: to the bit."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.recipes.loader import load_recipe
+from minicpmv.training import runstate
+from minicpmv.training.recipe import Recipe, StageRecipe
+from minicpmv.training.run import build_learner, train
+from minicpmv.training.runstate import Position
+
+RECIPE = Path(__file__).parents[1] / "toy_recipe.yaml"
+
+
+@dataclass
+class Diary:
+    """A reporter that remembers every number of every step."""
+
+    entries: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    starts: list[tuple[str, int]] = field(default_factory=list)
+
+    def stage(self, stage: StageRecipe, start: int) -> None:
+        self.starts.append((stage.name, start))
+        self.current = stage.name
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        assert (self.current, step) not in self.entries, "no step is done twice"
+        self.entries[self.current, step] = dict(numbers)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end."""
+
+    folder: Path
+    diary: Diary
+    position: Position
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "checkpoint" / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe(str(RECIPE))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, diary = tmp_path_factory.mktemp("uninterrupted"), Diary()
+    return Finished(folder, diary, train(recipe, folder, reporter=diary, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Stopped after every single step."""
+    folder, diary = tmp_path_factory.mktemp("interrupted"), Diary()
+    position = Position()
+    for _ in range(sum(stage.steps for stage in recipe.stages)):
+        position = train(recipe, folder, reporter=diary, device="cpu", max_seconds=0)
+        if position.stage == len(recipe.stages):
+            break
+    return Finished(folder, diary, position)
+
+
+def equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_both_runs_finish_every_step_once(recipe: Recipe, uninterrupted: Finished, interrupted: Finished) -> None:
+    steps = [(stage.name, step + 1) for stage in recipe.stages for step in range(stage.steps)]
+    assert list(uninterrupted.diary.entries) == steps
+    assert list(interrupted.diary.entries) == steps
+    assert len(interrupted.diary.starts) > len(recipe.stages)
+    assert uninterrupted.position.stage == interrupted.position.stage == len(recipe.stages)
+
+
+def test_every_number_of_every_step_is_the_same(uninterrupted: Finished, interrupted: Finished) -> None:
+    assert repr(uninterrupted.diary.entries) == repr(interrupted.diary.entries)  # exact, and nan equals nan
+
+
+def test_the_weights_are_the_same_to_the_bit(uninterrupted: Finished, interrupted: Finished) -> None:
+    assert equal(uninterrupted.weights, interrupted.weights)
+
+
+def test_the_finished_models_are_the_same_files(uninterrupted: Finished, interrupted: Finished) -> None:
+    for file in ("model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"):
+        first, second = ((run.folder / "model" / file).read_bytes() for run in (uninterrupted, interrupted))
+        assert first == second, file
+
+
+def test_training_moved_what_the_recipe_trains(recipe: Recipe, uninterrupted: Finished) -> None:
+    """Otherwise two runs that do nothing would pass the tests above."""
+    blank = build_learner(recipe)
+    for part, module in blank.parts.items():
+        moved = [
+            not torch.equal(parameter, uninterrupted.weights[f"{part}.{name}"])
+            for name, parameter in module.named_parameters()
+        ]
+        assert sum(moved) > len(moved) / 2, part
+
+
+def test_a_stage_moves_the_parts_it_names_and_no_others(recipe: Recipe, tmp_path: Path) -> None:
+    """One step of the first stage: only the tower and the dense head."""
+    position = train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    assert (position.stage, position.step) == (0, 1)
+    weights = load_file(tmp_path / "checkpoint" / "weights.safetensors")
+    for part, module in build_learner(recipe).parts.items():
+        same = [torch.equal(parameter, weights[f"{part}.{name}"]) for name, parameter in module.named_parameters()]
+        assert any(not unmoved for unmoved in same) if part in recipe.stages[0].rates else all(same), part
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Recipe, uninterrupted: Finished) -> None:
+    before, diary = uninterrupted.weights, Diary()
+    position = train(recipe, uninterrupted.folder, reporter=diary, device="cpu")
+    assert position.stage == len(recipe.stages)
+    assert diary.starts == []
+    assert equal(before, uninterrupted.weights)
+
+
+def test_a_crash_between_two_renames_loses_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    found = runstate.find_checkpoint(tmp_path)
+    assert found is not None
+    assert runstate.load_position(found).step == 1
+    diary = Diary()
+    train(recipe, tmp_path, reporter=diary, device="cpu", max_seconds=0)
+    assert diary.starts == [("vision", 1)]
+
+
+def test_the_log_of_a_run_is_readable_by_line(uninterrupted: Finished) -> None:
+    lines = [json.loads(line) for line in (uninterrupted.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["vision", "language", "all"]
+    assert all(line["loss"] > 0 for line in lines)
+
+
+def test_the_finished_model_can_be_loaded(uninterrupted: Finished) -> None:
+    model = MiniCPMVForConditionalGeneration.from_pretrained(uninterrupted.folder / "model")
+    stored = uninterrupted.weights["resampler.query"].to(torch.bfloat16)
+    assert torch.equal(model.resampler.query, stored)

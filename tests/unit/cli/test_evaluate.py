@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from minicpmv.cli.main import main
+
+
+def evaluate(*words: object) -> int:
+    return main(["eval", *(str(word) for word in words), "--device", "cpu"])
+
+
+def test_the_figures_go_to_stdout_and_progress_to_stderr(toy_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(toy_folder, "--tasks", "lines.held_out_font,clips.flashes", "--samples", 2) == 0
+    said = capsys.readouterr()
+    lines = [line.split() for line in said.out.splitlines()]
+    (reading,) = [line for line in lines if line[:1] == ["lines.held_out_font"]]
+    (watching,) = [line for line in lines if line[:1] == ["clips.flashes"]]
+    assert reading[1] == watching[1] == "2"
+    assert "0.6 M parameters" in said.out
+    assert "1/2 lines.held_out_font: 0.0 % right" in said.err
+    assert "2/2 clips.flashes" in said.err
+
+
+def test_json_is_one_object_with_every_figure(toy_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(toy_folder, "--tasks", "clips.direction", "--samples", 3, "--seed", 5, "--batch", 2, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["model"], report["seed"], report["batch_size"]) == (str(toy_folder), 5, 2)
+    (score,) = report["scores"]
+    assert (score["task"], score["num_samples"], score["cer"]) == ("clips.direction", 3, None)
+    assert score["right"]["low"] <= score["right"]["value"] <= score["right"]["high"]
+
+
+def test_answers_can_be_recorded_one_a_line(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    assert evaluate(toy_folder, "--tasks", "scenes.colour", "--samples", 3, "--answers", file) == 0
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [line["task"] for line in lines] == ["scenes.colour"] * 3
+    assert all(line["question"].endswith("?") and line["truth"] for line in lines)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--tasks", "lime"), "no task 'lime'"),
+        (("--tasks", ","), "No task"),
+        (("--tasks", "lines", "--samples", "0"), "num_samples"),
+        (("--tasks", "lines", "--batch", "0"), "batch_size"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_leaves_no_file(
+    toy_folder: Path, tmp_path: Path, words: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(toy_folder, *words, "--answers", tmp_path / "answers.jsonl") == 1
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert reason in line
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(tmp_path / "nothing") == 1
+    assert "nothing" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+import pytest
+from PIL import Image
+
+from minicpmv.data.worlds.clips import CLIP_TASKS
+from minicpmv.data.worlds.lines import LINE_SIZES
+from minicpmv.data.worlds.words import is_held_out
+from minicpmv.errors import OptionError
+from minicpmv.evaluation import question as question_module
+from minicpmv.evaluation.question import Question, question_generator
+from minicpmv.evaluation.tasks import TASKS, select_tasks
+from minicpmv.messages import ImagePart, VideoPart
+from minicpmv.recipes.loader import bundled_recipes, load_recipe
+
+
+def picture(question: Question) -> Image.Image:
+    part = question.messages[0].parts[0]
+    assert isinstance(part, ImagePart)
+    assert isinstance(part.source, Image.Image)
+    return part.source
+
+
+@pytest.mark.parametrize("name", ["lines.held_out_font", "lines.training_fonts"])
+def test_every_line_is_held_out_and_fits_one_item(name: str) -> None:
+    questions = list(select_tasks([name])[0].questions(0, 40))
+    assert all(is_held_out(question.answer) for question in questions)
+    assert all(1 <= len(question.answer.split()) <= 5 for question in questions)  # a date is one word with spaces
+    sizes = {picture(question).size[::-1] for question in questions}
+    assert len(sizes) > 3
+    assert sizes <= set(LINE_SIZES)
+
+
+def test_lines_in_the_held_out_font_use_no_face_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from minicpmv.evaluation import lines
+
+    used = []
+    render = lines.render_line
+
+    def spy(*args: object, **named: object) -> object:
+        used.append(named["faces"])
+        return render(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lines, "render_line", spy)
+    list(select_tasks(["lines"])[0].questions(0, 1))
+    list(select_tasks(["lines"])[1].questions(0, 1))
+    assert {face.held_out for face in used[0]} == {True}
+    assert {face.held_out for face in used[1]} == {False}
+
+
+def test_clips_are_six_frames_with_rising_times_in_one_pack() -> None:
+    for task in select_tasks(["clips"]):
+        (question,) = task.questions(0, 1)
+        part = question.messages[0].parts[0]
+        assert isinstance(part, VideoPart)
+        assert part.frames is not None
+        assert part.timestamps is not None
+        assert (len(part.frames), part.packing) == (6, 6)
+        assert sorted(set(part.timestamps)) == list(part.timestamps)
+        assert question.answer
+        assert question.messages[0].text.endswith("?")
+
+
+def test_fewer_questions_are_the_first_ones_and_another_seed_asks_others() -> None:
+    (task,) = select_tasks(["lines.held_out_font"])
+    few, many, other = (list(task.questions(seed, num)) for seed, num in ((0, 3), (0, 5), (1, 5)))
+    assert [question.answer for question in few] == [question.answer for question in many[:3]]
+    assert [picture(a).tobytes() for a in few] == [picture(b).tobytes() for b in many[:3]]
+    assert [question.answer for question in many] != [question.answer for question in other]
+
+
+def test_two_tasks_of_one_seed_do_not_share_their_randomness() -> None:
+    first, second = (question_generator(0, name, 0).random() for name in ("clips.colour", "clips.shape"))
+    assert first != second
+
+
+def test_no_recipe_trains_on_the_stream_of_evaluation() -> None:
+    seeds = {load_recipe(name).seed for name in bundled_recipes()}
+    assert question_module.EVALUATION_STREAM not in seeds
+
+
+def test_groups_and_single_tasks_are_selected_once_and_in_order() -> None:
+    names = [task.name for task in select_tasks(["clips.direction", "lines", "clips.direction"])]
+    assert names == ["lines.held_out_font", "lines.training_fonts", "clips.direction"]
+    assert [task.name for task in select_tasks(["clips"])] == [f"clips.{kind}" for kind in CLIP_TASKS]
+    assert [task.num_samples for task in TASKS if task.is_reading] == [400, 400]
+
+
+@pytest.mark.parametrize("names", [["lime"], [], ["clips.lines"]])
+def test_an_unknown_task_is_named_with_the_known_ones(names: list[str]) -> None:
+    with pytest.raises(OptionError, match="lines, clips, scenes"):
+        select_tasks(names)
