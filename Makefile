@@ -40,7 +40,7 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.installed
 	@$(BIN)/minicpmv ask examples/sign.png "What is written in the picture?"
 	@$(BIN)/minicpmv ask examples/note.pdf "What is written on the page?"
-	@$(BIN)/minicpmv ask examples/clip.mp4 --packing 6 "Which way does the shape move?"
+	@$(BIN)/minicpmv ask examples/clip.mp4 "Which way does the shape move?"
 
 # --- the gate --------------------------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in preprocess vision decode load startup; do echo "== bench/$$script.py"; $(BIN)/python "bench/$$script.py" || exit 1; done
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
