@@ -68,7 +68,12 @@ class MiniCPMVTokenizerFast(Qwen2Tokenizer):  # type: ignore[misc, unused-ignore
 
     def _named(self) -> list[str]:
         """Extra special tokens in the order of the release."""
-        return [str(token) for token in self.extra_special_tokens]
+        named = [str(token) for token in self.extra_special_tokens]
+        if named:
+            return named
+        # The released file lists them and has an empty newer key as well, which transformers 5.17 believes.
+        special = [token["content"] for token in self._added().values() if token["special"]]
+        return [name for name in special if not name.startswith("<|") or name.startswith("<|reserved")]
 
     def _released_config(self, folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))

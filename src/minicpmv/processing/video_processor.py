@@ -166,6 +166,7 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
             MessageError: times that do not fit the frames.
         """
         total = len(part.frames or ())
+        options = options.over(self.defaults)
         if part.temporal_ids is not None:
             return tuple(range(total)), check_groups(part.temporal_ids, total)
         kept = tuple(range(total))
