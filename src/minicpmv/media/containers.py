@@ -79,7 +79,8 @@ def video_errors(name: str) -> Iterator[None]:
         yield
     except MediaError:
         raise
-    except (av.error.FFmpegError, OSError, EOFError) as error:
+    except (av.error.FFmpegError, OSError, EOFError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        # FFmpeg's own errors, and what PyAV raises where a damaged file contradicts itself.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise MediaError(
             f"{name} is a damaged, truncated or unsupported clip ({reason}).",

@@ -62,7 +62,7 @@ def probe_document(source: MediaSource, *, policy: FetchPolicy | None = None) ->
     """
     name = source_name(source)
     with _opened(read_source(source, policy), name) as document, _PDFIUM:
-        sizes = tuple(_page_size(document, index) for index in range(len(document)))
+        sizes = tuple(_page_size(document, number, name) for number in range(1, len(document) + 1))
     return DocumentInfo(len(sizes), sizes)
 
 
@@ -107,7 +107,7 @@ def _rendered(file: Path | bytes, name: str, pages: Sequence[int] | None, dpi: f
 def _render(document: pypdfium2.PdfDocument, number: int, name: str, dpi: float) -> Page:
     """One page; the document stays open."""
     with _PDFIUM:
-        width_pt, height_pt = _page_size(document, number - 1)
+        width_pt, height_pt = _page_size(document, number, name)
         scale = _scale(width_pt, height_pt, dpi)
         try:
             page = document[number - 1]
@@ -137,9 +137,12 @@ def _scale(width_pt: float, height_pt: float, dpi: float) -> float:
     return scale if num_pixels <= MAX_PAGE_PIXELS else scale * math.sqrt(MAX_PAGE_PIXELS / num_pixels)
 
 
-def _page_size(document: pypdfium2.PdfDocument, index: int) -> tuple[float, float]:
-    """Width and height in points."""
-    width, height = document.get_page_size(index)
+def _page_size(document: pypdfium2.PdfDocument, number: int, name: str) -> tuple[float, float]:
+    """Width and height of a page in points."""
+    try:
+        width, height = document.get_page_size(number - 1)
+    except pypdfium2.PdfiumError as error:
+        raise MediaError(f"Page {number} of {name} is damaged ({error}).", remedy="Print the PDF anew.") from error
     return float(width), float(height)
 
 

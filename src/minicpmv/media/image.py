@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from minicpmv.errors import MediaError, MediaLimitError, OptionError
 from minicpmv.media.fetch import FetchPolicy, read_source
@@ -25,6 +25,17 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 """Pillow's names of the formats that are read; its JPEG reader also opens MPO, which has no reader of its own."""
 
 _EXIF_ORIENTATION = 0x0112
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the way back. Source: EXIF 2.32, 4.6.4 A."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +103,23 @@ def _load_file(file: Path | bytes, limits: ImageLimits, name: str) -> LoadedImag
         _check_size(image.size, limits, name)
         notes = _sequence_notes(image)
         image.load()
-        upright = image
-        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-            upright = ImageOps.exif_transpose(image)
-        pixels, conversion_notes = to_rgb(upright, flatten=True)
-        if pixels is image and notes:
+        turn, exif_notes = _turn(image)
+        pixels, conversion_notes = to_rgb(image, flatten=True)
+        if turn is not None:
+            pixels = pixels.transpose(turn)
+        elif pixels is image and notes:
             pixels = image.copy()  # a sequence would go back to its closed file for the next picture
-        return LoadedImage(pixels, notes + conversion_notes)
+        return LoadedImage(pixels, notes + exif_notes + conversion_notes)
+
+
+def _turn(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+    """How to turn a picture upright. One with damaged EXIF data is shown as it is stored, and that is said."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1)), ()
+    except Exception:  # the parser raises nearly every built-in type, and the pixels are not to blame
+        return None, ("the EXIF data is damaged: the picture was not turned",)
 
 
 @contextmanager
@@ -111,8 +132,8 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
         with _named_errors(name):
             try:
                 with warnings.catch_warnings():
-                    # Our own limit is checked next, with a remedy in the message.
-                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                    # Our own limit is checked next, and damaged EXIF data gets a note.
+                    warnings.simplefilter("ignore")
                     image = Image.open(stream, formats=FORMATS)
             except UnidentifiedImageError:
                 raise wrong_kind(file, name, "image") from None

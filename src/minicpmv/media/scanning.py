@@ -84,7 +84,7 @@ def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | Non
     Left to counting: fragmented files, edit lists that hide frames, and a beginning that cannot be decoded.
     """
     stream, packet, time_base = opened.stream, first.first_packet, opened.stream.time_base
-    listed = getattr(stream, "index_entries", None)  # since PyAV 16
+    listed = getattr(stream, "index_entries", None)  # older PyAV has none: packets are counted
     if "mp4" not in opened.container.format.name.split(",") or listed is None or time_base is None:
         return None
     if not 0 < stream.frames == len(listed) or packet.pts is None or packet.dts is None:

@@ -110,6 +110,13 @@ def test_a_truncated_document_is_refused(share, write_pdf) -> None:
         probe_document(contents[: int(len(contents) * share)])
 
 
+def test_a_page_that_is_not_there_is_named() -> None:
+    contents = WITHOUT_PAGES.replace(b"/Kids [] /Count 0", b"/Kids [9 0 R] /Count 1")
+    for read in (probe_document, lambda source: list(render_pages(source))):
+        with pytest.raises(MediaError, match=r"Page 1 of \d+ bytes is damaged"):
+            read(contents)
+
+
 def test_garbage_and_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="damaged"):
         probe_document(b"%PDF-1.7\n" + bytes(range(256)) * 9 + b"%%EOF")

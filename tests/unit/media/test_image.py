@@ -60,6 +60,11 @@ def test_a_photograph_is_turned_upright(orientation: int) -> None:
     assert np.array_equal(np.asarray(image), np.asarray(upright))
 
 
+def test_damaged_exif_data_does_not_cost_the_picture() -> None:
+    for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
+        assert load_image(encoded(noise(), "JPEG", exif=exif)).image.size == (64, 48)
+
+
 def test_a_callers_image_is_only_converted() -> None:
     image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     image.getexif()[0x0112] = 6
