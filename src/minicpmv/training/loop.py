@@ -107,6 +107,8 @@ def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
         if last or now - saved > run.recipe.save_every_s or now > run.deadline:
             done = Position(position.stage + 1, 0, position.seconds) if last else position
             runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
+            if last:
+                runstate.keep_stage(run.folder, stage.name)
             saved = now
         if now > run.deadline and not last:
             break

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -53,10 +54,11 @@ def write_model_folder(
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    config = type(model.config)(**model.config.to_dict())
+    config = MiniCPMVConfig(**model.config.to_dict())
     config.text_config.eos_token_id = tokenizer.eos_token_id
     config.text_config.bos_token_id = tokenizer.pad_token_id  # as in the release: <|endoftext|>
-    stored = MiniCPMVForConditionalGeneration(config).to(dtype)
+    stored = MiniCPMVForConditionalGeneration(config)
+    stored.to(dtype=dtype)  # type: ignore[call-arg]  # transformers wraps `to` without its overloads
     stored.load_state_dict(weights)
     stored.generation_config = GenerationConfig(
         bos_token_id=tokenizer.pad_token_id,

@@ -4,6 +4,7 @@
       recipe.yaml              the resolved recipe
       tokenizer/               made once at the start
       checkpoint/              state.json, weights.safetensors, optimiser.safetensors
+      stages/NAME/             the same, as it was at the end of each stage
       metrics.jsonl            one line per report
 
 A checkpoint is written to a folder beside the old one and swapped in by renaming, so there is always a complete one.
@@ -67,6 +68,15 @@ def save_checkpoint(
         current.rename(old)
     fresh.rename(current)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_stage(folder: Path, name: str) -> None:
+    """Keep the current checkpoint as the end of stage `name`; a later stage can be started from it again."""
+    kept, fresh = folder / "stages" / name, folder / "stages" / f"{name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(folder / "checkpoint", fresh)
+    shutil.rmtree(kept, ignore_errors=True)
+    fresh.rename(kept)
 
 
 def _flush(folder: Path) -> None:
