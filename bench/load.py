@@ -7,8 +7,8 @@ What is counted: the process's resident memory at its highest (`VmHWM`), minus w
 every weight has been read once. Without that reading the figure would be near zero and mean nothing: weights that need
 no conversion stay views of the mapped files, and a page is resident only once somebody has looked at it. The strict
 figure counts mapped pages, although the system may drop them at any time; the part that is the process's own
-(`RssAnon`, sampled every few milliseconds) is printed beside it. Loading the same files as float32 is shown too, against
-the bytes that the weights then take: there, the mapped file comes on top of the converted copy.
+(`RssAnon`, sampled every few milliseconds) is printed beside it. Loading the same files as float32 is shown too,
+against the bytes that the weights then take: there, the mapped file comes on top of the converted copy.
 
 Goal: at most 1.1 times the bytes of the files, counted the strict way, in the type of the files.
 """

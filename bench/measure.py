@@ -184,6 +184,7 @@ class Report:
             "median_of_pairs": paired,
             "by_processor_time": processor,
             "seconds": {rival: times[rival].seconds for rival in (peer, ours)},
+            "processor_seconds": {rival: times[rival].cpu_seconds for rival in (peer, ours)},
         }
 
     def write(self, path: Path | None) -> None:
