@@ -81,7 +81,8 @@ def build_timeline(file: Path | bytes, name: str, opened: OpenedVideo, first: Fi
 def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | None:
     """The timeline that the header of an MP4 tells, or None where it does not tell everything.
 
-    Left to counting: fragmented files, edit lists that hide frames, and a beginning that cannot be decoded.
+    Left to counting: fragmented files, edit lists that hide frames, a variable rate, and a beginning that cannot be
+    decoded.
     """
     stream, packet, time_base = opened.stream, first.first_packet, opened.stream.time_base
     listed = getattr(stream, "index_entries", None)  # older PyAV has none: packets are counted
@@ -101,12 +102,12 @@ def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | Non
     step = int(steps[0]) if len(steps) and steps[0] > 0 and (steps == steps[0]).all() else None
     key_pts = times[places] + (packet.pts - packet.dts)
     rate, is_constant = _rate(times, stream, None, step)
-    if not is_constant:  # decoding times alone do not tell when the last frame is seen
-        rate, _ = _rate(times, stream, _end_s(opened, int(key_pts[-1]), origin), None)
+    if not is_constant:  # the header lists when frames are decoded; when they are seen stands with the packets
+        return None
     return HeaderTimeline(
         num_frames=len(entries),
         rate=rate,
-        is_constant=is_constant,
+        is_constant=True,
         time_base=time_base,
         origin=origin,
         keyframes=np.array(places, np.int64),
@@ -114,19 +115,6 @@ def _from_header(opened: OpenedVideo, first: FirstFrame) -> HeaderTimeline | Non
         places={entries[place].pos: place for place in places},
         step=step,
     )
-
-
-def _end_s(opened: OpenedVideo, last_key_pts: int, origin: int) -> float | None:
-    """Seconds from the first frame to the end of the last, read from the packets after the last keyframe."""
-    stream = opened.stream
-    opened.container.seek(last_key_pts, stream=stream)
-    packets = [
-        (packet.pts, packet.duration or 0) for packet in opened.container.demux(stream) if packet.pts is not None
-    ]
-    if not packets or stream.time_base is None:
-        return None
-    pts, duration = max(packets)
-    return float((pts + duration - origin) * stream.time_base)
 
 
 def _from_packets(opened: OpenedVideo, first: FirstFrame, name: str) -> Timeline:

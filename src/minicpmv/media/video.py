@@ -90,6 +90,17 @@ class Video:
         _check_indices(indices, self.info.num_frames, self._name)
         return self._read(indices)
 
+    def times_s(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """When the frames with these numbers are seen, in seconds from the first; nothing is decoded.
+
+        True times where the container tells them, also at a variable rate; else number / average rate.
+
+        Raises:
+            MediaError: an index outside the clip or out of order.
+        """
+        _check_indices(indices, self.info.num_frames, self._name)
+        return tuple(self._timeline.time_s(index, self._timeline.expected_pts(index)) for index in indices)
+
     def _read(self, indices: Sequence[int]) -> Iterator[Frame]:
         with opened_video(self._file, self._name) as opened:
             reader = _Reader(opened, self._timeline, self._name, may_skip=self._may_skip)

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from minicpmv.errors import MediaError, MessageError
 from minicpmv.media.document import DEFAULT_DPI, MAX_PAGE_PIXELS, POINTS_PER_INCH, probe_document
 from minicpmv.media.fetch import FetchPolicy, read_source
-from minicpmv.media.video import probe_video
+from minicpmv.media.video import inspect_video
 from minicpmv.messages import DocumentPart, ImagePart, Part, Source, VideoPart
 from minicpmv.processing.budget import MediaPlan
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
@@ -103,11 +103,10 @@ class MediaPlanner:
         raise MessageError(f"{type(part).__name__} has nothing to plan.", remedy="Give a file.")
 
     def _video(self, part: VideoPart, source: Source, name: str) -> MediaPlan:
-        info = probe_video(read_source(source, self._policy))
+        video = inspect_video(read_source(source, self._policy))
         options = part_options(part).over(self._options)
-        frames, text = self._videos.plan_file(info, options, self._images.geometry)
-        times = tuple(index / info.fps for index in frames.indices)
-        return MediaPlan(name, "video", info.width, info.height, (text,), times)
+        frames, text = self._videos.plan_file(video, options, self._images.geometry)
+        return MediaPlan(name, "video", video.info.width, video.info.height, (text,), video.times_s(frames.indices))
 
     def _pictures(self, part: VideoPart, frames: Sequence[Source], name: str) -> MediaPlan:
         sizes = [picture_size(source, self._policy) for source in frames]

@@ -78,7 +78,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
         video_processor: MiniCPMVVideoProcessor | None = None,
         chat_template: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]  # transformers' signature is open
+        super().__init__(
             image_processor or MiniCPMVImageProcessor(),
             tokenizer,
             video_processor or MiniCPMVVideoProcessor(),
@@ -93,7 +93,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             if not isinstance(argument, MiniCPMVVideoProcessor):
                 raise TypeError(f"Expected a MiniCPMVVideoProcessor, received {type(argument).__name__}")
             return MiniCPMVVideoProcessor
-        return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[no-untyped-call]
+        return super().check_argument_for_proper_class(argument_name, argument)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, *_: Any, **kwargs: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from transformers.utils.hub import PushToHubMixin, cached_file
 from minicpmv.errors import ConfigurationError, MediaError, MessageError
 from minicpmv.media.fetch import FetchPolicy, read_source
 from minicpmv.media.image import load_image
-from minicpmv.media.video import VideoInfo, inspect_video
+from minicpmv.media.video import Video, inspect_video
 from minicpmv.messages import VideoPart
 from minicpmv.processing.chat_template import VisualText
 from minicpmv.processing.geometry import Geometry
@@ -33,7 +33,6 @@ from minicpmv.processing.sampling import (
     TIME_STEP_S,
     FramePlan,
     plan_frames,
-    temporal_ids,
     time_codes,
     uniform_indices,
 )
@@ -129,11 +128,11 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2)}"
 
-    def plan_file(self, info: VideoInfo, options: MediaOptions, geometry: Geometry) -> tuple[FramePlan, VisualText]:
+    def plan_file(self, video: Video, options: MediaOptions, geometry: Geometry) -> tuple[FramePlan, VisualText]:
         """Which frames of a file are looked at, and what they contribute to the text; nothing is decoded.
 
         Args:
-            info: what probing the file said.
+            video: the clip, looked at but not decoded.
             options: the part's options over the call's; completed here by the checkpoint's.
             geometry: how frames become patches.
 
@@ -141,6 +140,7 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
             MediaError: the clip has no frames.
         """
         chosen = options.over(self.defaults)
+        info = video.info
         plan = plan_frames(
             info.num_frames,
             info.fps,
@@ -149,7 +149,8 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
             max_frames=chosen.max_frames,
             max_packs=self.max_packs,
         )
-        codes = temporal_ids(plan.indices, info.fps, info.num_frames)
+        # Officially number / average rate: the same at a constant rate; at a variable one this is when it happened.
+        codes = time_codes(video.times_s(plan.indices), info.duration_s)
         groups = group_consecutive(codes, plan.packing)
         return plan, self._text(groups, [Size(info.width, info.height)] * len(codes), chosen, geometry)
 
@@ -215,7 +216,7 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
             raise MessageError("A video part has neither a source nor frames.", remedy="Give one of them.")
         source = read_source(part.source, policy)
         video = inspect_video(source)
-        plan, text = self.plan_file(video.info, options, geometry)
+        plan, text = self.plan_file(video, options, geometry)
         rows = ItemRows(text.groups, geometry)
         positions: dict[int, list[int]] = defaultdict(list)
         for position, index in enumerate(plan.indices):
