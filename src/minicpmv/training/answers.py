@@ -32,6 +32,7 @@ from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
 from minicpmv.training.learner import Learner
 from minicpmv.training.objectives import Batch, counted_slots, patch_reading_loss, split_counts, step_generator
+from minicpmv.training.reading_slots import letters_in_slots, slot_loss
 from minicpmv.training.recipe import StageRecipe
 
 STILL = ((-1,),)
@@ -50,7 +51,9 @@ class Exchange:
         times: official time ids, pack by pack; a picture is one pack with the id -1.
         prompt: the text after the picture.
         answer: what to say.
-        targets: int64 [patches, slots] letters of the picture, where known.
+        targets: int64 [patches, thirds] letters of the picture, where known.
+        letters: int64 [queries, thirds] letters where each query looks, where known.
+        is_symbolic: the model is given codes of `letters` instead of the picture.
     """
 
     world: str
@@ -59,6 +62,8 @@ class Exchange:
     prompt: str
     answer: str
     targets: NDArray[np.int64] | None = None
+    letters: NDArray[np.int64] | None = None
+    is_symbolic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +83,48 @@ class AnswerQuestions:
         generator = step_generator(self.seed, self.index, step)
         exchanges: list[Exchange] = []
         for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
-            exchanges += WORLDS[world](generator, self.faces, count)
+            exchanges += WORLDS[world](generator, self.faces, count, self.encoder.slot_length)
         return collate(exchanges, self.encoder, self.pad_id, self.resolution, generator)
 
     def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, plus the weighted dense loss."""
         model = learner.model
-        features = slots = None
-        extra: dict[str, float] = {}
+        features: list[Tensor] = []
         dense: Tensor | float = 0.0
+        extra: dict[str, float] = {}
         if "pixel_values" in batch:
-            shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
-            patches = model.vpm(batch["pixel_values"], shapes)
-            attention = model.config.vision_config._attn_implementation
-            features = model.resampler(patches, shapes, batch["item_packs"].tolist(), batch["item_times"], attention)
-            slots = batch["visual_slots"]
-            if self.stage.patch_loss and "targets" in batch:
-                logits = learner.patch_reader(patches[batch["labelled"]])
-                dense, extra = patch_reading_loss(logits, batch["targets"], batch["counted"])
+            resampled, dense, extra = self._look(learner, batch)
+            features.append(resampled)
+        if "symbols" in batch:
+            features.append(learner.slot_codes(batch["symbols"]))
         output = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            visual_features=features,
-            visual_slots=slots,
+            visual_features=torch.cat([one.float() for one in features]) if features else None,
+            visual_slots=batch.get("visual_slots"),
             use_cache=False,
         )
         loss, numbers = answer_loss(output.logits, batch["labels"], batch["worlds"])
-        return loss + self.stage.patch_loss * dense, {**numbers, **extra}
+        return loss + dense, {**numbers, **extra}
+
+    def _look(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor | float, dict[str, float]]:
+        """Resampled features of the pictures, with the weighted dense losses of the tower and of the resampler."""
+        model, numbers = learner.model, {}
+        dense: Tensor | float = 0.0
+        shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
+        patches = model.vpm(batch["pixel_values"], shapes)
+        attention = model.config.vision_config._attn_implementation
+        features = model.resampler(patches, shapes, batch["item_packs"].tolist(), batch["item_times"], attention)
+        if self.stage.patch_loss and "targets" in batch:
+            logits = learner.patch_reader(patches[batch["labelled"]])
+            loss, numbers = patch_reading_loss(logits, batch["targets"], batch["counted"])
+            dense = dense + self.stage.patch_loss * loss
+        if self.stage.slot_loss and "letters" in batch:
+            wanted = learner.slot_codes(batch["letters"])
+            loss = slot_loss(features[batch["lettered"]], wanted, batch["letters"])
+            dense = dense + self.stage.slot_loss * loss
+            numbers = {**numbers, "slot_loss": loss.item()}
+        return features, dense, numbers
 
 
 def answer_loss(logits: Tensor, labels: Tensor, worlds: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
@@ -148,17 +168,19 @@ def collate(
     """Exchanges to one right-padded token batch and one ragged visual input."""
     encoded, pictures, packs, times = [], [], [], []
     slots: list[tuple[int, int]] = []
+    symbolic_slots: list[tuple[int, int]] = []
     for row, exchange in enumerate(exchanges):
         sizes = [Size(frame.shape[1], frame.shape[0]) for frame in exchange.frames]
         groups: tuple[FrameGroup, ...] = ()
         if exchange.frames:
             groups = plan_groups(exchange.times, sizes, max_slices=1, resolution=resolution)
+        if exchange.frames and not exchange.is_symbolic:
             for place in order_items(groups):
                 pictures.append(fitted(exchange.frames[place.frame], place.size))
                 packs.append(len(slots) + place.pack)
                 times.append(place.time)
         pieces = encode_exchange(exchange, groups, encoder)
-        slots += [(row, start) for start in pieces.slots]
+        (symbolic_slots if exchange.is_symbolic else slots).extend((row, start) for start in pieces.slots)
         encoded.append(pieces)
     batch = _padded(encoded, pad_id)
     batch["worlds"] = [exchange.world for exchange in exchanges]
@@ -169,9 +191,13 @@ def collate(
             "item_shapes": torch.from_numpy(shapes),
             "item_packs": torch.tensor(packs),
             "item_times": torch.tensor(times),
-            "visual_slots": torch.tensor(slots),
         }
         batch |= _letter_targets(exchanges, shapes, generator)
+    if slots or symbolic_slots:
+        batch["visual_slots"] = torch.tensor(slots + symbolic_slots)
+    symbols = [exchange.letters for exchange in exchanges if exchange.is_symbolic]
+    if symbols:
+        batch["symbols"] = torch.from_numpy(np.stack(symbols))
     return batch
 
 
@@ -200,33 +226,54 @@ def _letter_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], ge
     """Letters of all pictures of text, and which patches of the batch they belong to."""
     areas = (shapes[:, 0] * shapes[:, 1]).tolist()
     starts = np.concatenate([[0], np.cumsum(areas)])
-    labelled, targets, item = [], [], 0
+    labelled, targets, letters, lettered = [], [], [], []
+    item = pack = 0
     for exchange in exchanges:
+        if exchange.is_symbolic:
+            continue
+        if exchange.letters is not None:
+            letters.append(exchange.letters)
+            lettered.append(pack)
         if exchange.targets is not None:
             labelled.append(np.arange(starts[item], starts[item + 1]))
             targets.append(exchange.targets)
         item += len(exchange.frames)
+        pack += len(exchange.times)
     if not targets:
         return {}
     joined = np.concatenate(targets)
     return {
+        "letters": torch.from_numpy(np.stack(letters)),
+        "lettered": torch.tensor(lettered),
         "labelled": torch.from_numpy(np.concatenate(labelled)),
         "targets": torch.from_numpy(joined),
         "counted": torch.from_numpy(counted_slots(generator, joined)),
     }
 
 
-def _lines(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
-    size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
-    exchanges = []
-    for _ in range(count):
-        line = render_line(generator, faces=faces, split="train", size=size)
-        targets = patch_targets(line.characters, *size)
-        exchanges.append(Exchange("lines", (line.image,), STILL, ask(generator, READING), line.text, targets))
-    return exchanges
+World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
+"""Draws exchanges: source of randomness, faces, how many, queries of the resampler."""
 
 
-def _scenes(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+def lines_of(*, is_symbolic: bool) -> World:
+    """A world of printed lines on a canvas drawn for the whole batch."""
+    name = "slots" if is_symbolic else "lines"
+
+    def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
+        size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
+        exchanges = []
+        for _ in range(count):
+            line = render_line(generator, faces=faces, split="train", size=size)
+            targets = patch_targets(line.characters, *size)
+            letters = letters_in_slots(line.characters, num_queries)
+            question = ask(generator, READING)
+            exchanges.append(Exchange(name, (line.image,), STILL, question, line.text, targets, letters, is_symbolic))
+        return exchanges
+
+    return draw
+
+
+def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
     exchanges = []
     for _ in range(count):
         task = SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))]
@@ -235,10 +282,10 @@ def _scenes(generator: Generator, faces: Sequence[Face], count: int) -> list[Exc
     return exchanges
 
 
-def clips_of(tasks: Sequence[str], world: str) -> Callable[[Generator, Sequence[Face], int], list[Exchange]]:
+def clips_of(tasks: Sequence[str], world: str) -> World:
     """A world of clips with questions of the given kinds: any pace from 1 to 10 frames a second, in one pack."""
 
-    def draw(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+    def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
         exchanges = []
         for _ in range(count):
             task = tasks[int(generator.integers(len(tasks)))]
@@ -252,18 +299,19 @@ def clips_of(tasks: Sequence[str], world: str) -> Callable[[Generator, Sequence[
     return draw
 
 
-def _copies(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+def _copies(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
     pairs = [copy_pair(generator) for _ in range(count)]
     return [Exchange("copies", (), (), pair.prompt, pair.answer) for pair in pairs]
 
 
-def _texts(generator: Generator, faces: Sequence[Face], count: int) -> list[Exchange]:
+def _texts(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
     pairs = [text_pair(generator) for _ in range(count)]
     return [Exchange("texts", (), (), pair.prompt, pair.answer) for pair in pairs]
 
 
-WORLDS: Mapping[str, Callable[[Generator, Sequence[Face], int], list[Exchange]]] = {
-    "lines": _lines,
+WORLDS: Mapping[str, World] = {
+    "lines": lines_of(is_symbolic=False),
+    "slots": lines_of(is_symbolic=True),
     "scenes": _scenes,
     "clips": clips_of(CLIP_TASKS, "clips"),
     "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),

@@ -6,7 +6,7 @@ A random resampler begins by averaging the whole picture, and a small model can 
 of that. Here every query begins as the codes of two neighbouring patches, one per attention head, and of a moment. The
 query and key projections begin by comparing only the channels in which neighbours differ (the high frequencies of the
 place code, the middle ones of the time code), and `kv_proj` writes nothing into those channels, so that positions are
-compared and not contents. Only initial values differ from a random start; module and forward pass are the released ones.
+compared and not contents. Only initial values differ from a random start; module and forward pass are as released.
 
 Source: ours, measured in docs/log.md.
 """
@@ -47,19 +47,16 @@ def time_channels(width: int) -> Tensor:
     return torch.tensor([start + first + index for start in (0, width // 2) for index in range(12)])
 
 
-def looking_places(num_queries: int) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+def looking_places(num_queries: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Pairs of (row, column) that the two halves of the heads of each query begin with.
 
-    They cover what a picture of about 64 patches can be: 8 x 8, 4 x 16, and coarsely the longer strips.
+    A pair is one patch above another: 14 px wide and 28 px tall, which is what a printed letter needs. Queries follow
+    each other from left to right, so that the letters of a line arrive in reading order. The first 52 cover every
+    picture of about 64 patches from 4 x 16 to 8 x 8; the rest reach into longer strips.
     """
-    columns_by_row = (16, 16, 16, 16, 12, 10, 10, 8)
-    pairs = [
-        ((float(row), float(column)), (float(row), column + 1.0))
-        for row, columns in enumerate(columns_by_row)
-        for column in range(0, columns, 2)
-    ]
-    pairs += [((row, column + 0.5), (row, column + 2.5)) for row in (0.0, 1.0) for column in range(16, 32, 4)]
-    pairs += [((2.0, column + 0.5), (2.0, column + 2.5)) for column in (16, 20)]
+    columns_by_row = {0: 16, 2: 16, 4: 12, 6: 9}
+    pairs = [((row, at), (row + 1, at)) for row, columns in columns_by_row.items() for at in range(columns)]
+    pairs += [((0, at), (1, at)) for at in range(16, 27)]
     for index in range(num_queries):
         yield pairs[index % len(pairs)]
 
@@ -113,6 +110,6 @@ def initialise_resampler(resampler: Resampler, *, output_rms: float) -> None:
     resampler.proj.normal_(std=width**-0.5, generator=generator)
 
 
-def _code_at(row: float, column: float, width: int) -> Tensor:
-    """The place code of a point that may lie between patches: column half first, as in `sinusoid_2d`."""
+def _code_at(row: int, column: int, width: int) -> Tensor:
+    """The place code of one patch: column half first, as in `sinusoid_2d`."""
     return torch.cat([sinusoid(torch.tensor([place]), width // 2)[0] for place in (column, row)])

@@ -1,4 +1,4 @@
-"""What is trained: the whole model, and the dense reading head that helps its tower."""
+"""What is trained: the whole model, with the dense reading head and the slot codes that help its parts."""
 
 from torch import nn
 
@@ -11,15 +11,18 @@ class Learner(nn.Module):
     Args:
         model: the model.
         patch_reader: characters of a patch from its features; not saved with the model.
+        slot_codes: what the resampler should say about letters; not saved with the model.
     """
 
-    def __init__(self, model: MiniCPMVForConditionalGeneration, patch_reader: nn.Module) -> None:
+    def __init__(self, model: MiniCPMVForConditionalGeneration, patch_reader: nn.Module, slot_codes: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.patch_reader = patch_reader
+        self.slot_codes = slot_codes
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Modules that a recipe may train, by name."""
         model = self.model
-        return {"llm": model.llm, "resampler": model.resampler, "vpm": model.vpm, "patch_reader": self.patch_reader}
+        helpers = {"patch_reader": self.patch_reader, "slot_codes": self.slot_codes}
+        return {"llm": model.llm, "resampler": model.resampler, "vpm": model.vpm, **helpers}

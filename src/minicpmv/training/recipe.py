@@ -12,8 +12,8 @@ from typing import Literal
 from minicpmv.errors import SettingsError
 
 Objective = Literal["patches", "answers"]
-PARTS = ("llm", "resampler", "vpm", "patch_reader")
-"""What may be trained. `patch_reader` is the dense reading head of the vision stage; it is not part of the model."""
+PARTS = ("llm", "resampler", "vpm", "patch_reader", "slot_codes")
+"""What may be trained. `patch_reader`, the dense reading head, and `slot_codes` are not part of the finished model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,10 @@ class StageRecipe:
     """Share of the steps, at the end, in which the rate falls linearly to zero (warmup-stable-decay)."""
 
     patch_loss: float = 0.0
-    """Weight of the dense reading loss beside the answers."""
+    """Weight of the tower's dense reading loss beside the answers."""
+
+    slot_loss: float = 0.0
+    """Weight of the resampler's dense reading loss beside the answers."""
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.rates if part not in PARTS]

@@ -28,6 +28,7 @@ from minicpmv.training.learner import Learner
 from minicpmv.training.loop import Reporter, Run, run_stages
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.objectives import Objective, ReadPatches, patch_reader
+from minicpmv.training.reading_slots import SlotCodes
 from minicpmv.training.recipe import Recipe
 from minicpmv.training.runstate import Position
 from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
@@ -37,12 +38,13 @@ TOKEN_RMS = 0.05
 
 
 def build_learner(recipe: Recipe) -> Learner:
-    """A blank model and the dense reading head, initialised from the recipe's seed alone."""
+    """A blank model and its training-only helpers, initialised from the recipe's seed alone."""
     model = build_model(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
         head = patch_reader(model.config.vision_config.hidden_size)
-    return Learner(model, head)
+        codes = SlotCodes(model.config.text_config.hidden_size, TOKEN_RMS)
+    return Learner(model, head, codes)
 
 
 def build_model(recipe: Recipe) -> MiniCPMVForConditionalGeneration:

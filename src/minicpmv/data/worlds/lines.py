@@ -21,7 +21,7 @@ from minicpmv.data.worlds.fonts import Face, Split
 from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, text_extent, unit_width
 from minicpmv.data.worlds.words import is_held_out, random_line
 
-LINE_SIZES = ((56, 224), (42, 294), (70, 168), (84, 140), (98, 126), (112, 112), (28, 448))
+LINE_SIZES = ((56, 224), (70, 168), (84, 140), (98, 126), (112, 112))
 """Canvas sizes (height, width) that a model with `scale_resolution` 112 and patch 14 sees as they are, in one item."""
 
 MIN_SIZE_PX, MAX_SIZE_PX = 13, 32

@@ -1,0 +1,80 @@
+"""Letters in slots: what the resampler should say about printed text, and how a language model learns to listen.
+
+    character boxes -> which letters lie where each query looks -> codes -> features [queries, d_llm]
+
+A blank resampler and a blank language model have to find a common language, and from the answers alone that takes
+long: each sees only the other's noise. So the language is fixed first. `SlotCodes` holds one vector per letter and
+third of a patch; the language model learns to read *made-up* features, sums of such vectors, laid out as the resampler's
+queries are. Then the resampler has a target of its own: the sum for the letters that lie where its query looks.
+
+Source: ours; the idea that a small model should read symbols before pixels is measured in docs/log.md.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.strips import NUM_CHARACTERS
+from minicpmv.training.initialisation import looking_places
+
+THIRDS = 3
+"""Places for letters in the width of a patch."""
+
+
+class SlotCodes(nn.Module):
+    """A vector for every letter in every third of a slot.
+
+    Args:
+        width: d_llm.
+        rms: loudness of a feature, that of word embeddings.
+    """
+
+    def __init__(self, width: int, rms: float) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(THIRDS * NUM_CHARACTERS, width)
+        nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
+
+    def forward(self, letters: Tensor) -> Tensor:
+        """int64 [packs, queries, thirds] to features [packs, queries, d_llm]."""
+        offsets = torch.arange(THIRDS, device=letters.device) * NUM_CHARACTERS
+        features: Tensor = self.codes(letters + offsets).sum(-2)
+        return features
+
+
+def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, patch: int = 14) -> NDArray[np.int64]:
+    """Which letter lies in each third of the place where each query begins to look.
+
+    Args:
+        characters: boxes in px of the picture as the tower sees it.
+        num_queries: queries of the resampler.
+        patch: side of a patch, in px.
+
+    Returns:
+        int64 [queries, thirds]; 0 = none, else the code minus 32. A letter belongs where its centre lies; of two in the
+        same third the later one stays.
+    """
+    owner = {place: index for index, pair in reversed(list(enumerate(looking_places(num_queries)))) for place in pair}
+    letters = np.zeros((num_queries, THIRDS), dtype=np.int64)
+    for char, x0, y0, x1, y1 in characters:
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        slot = owner.get((int(y // patch), int(x // patch)))
+        if slot is not None and char != " ":
+            letters[slot, int(x % patch * THIRDS / patch)] = ord(char) - 32
+    return letters
+
+
+def slot_loss(features: Tensor, wanted: Tensor, letters: Tensor) -> Tensor:
+    """Squared distance to the wanted features, relative to their size; empty slots count a tenth.
+
+    Args:
+        features: [packs, queries, d_llm] from the resampler.
+        wanted: [packs, queries, d_llm] from `SlotCodes`.
+        letters: int64 [packs, queries, thirds].
+    """
+    weights = torch.where((letters > 0).any(-1), 1.0, 0.1)
+    distance = (features.float() - wanted.float()).pow(2).mean(-1)
+    return (weights * distance).sum() / (weights.sum() * wanted.float().pow(2).mean())

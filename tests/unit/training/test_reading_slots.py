@@ -1,0 +1,75 @@
+"""Letters in slots: every letter of a line has one place, where a fresh resampler's query really looks."""
+
+import numpy as np
+import pytest
+import torch
+
+from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.model.positions import sinusoid_2d
+from minicpmv.model.resampler import HEAD_WIDTH, Resampler
+from minicpmv.training.initialisation import initialise_resampler, looking_places
+from minicpmv.training.reading_slots import SlotCodes, letters_in_slots, slot_loss
+
+WIDTH, QUERIES = 256, 64
+
+
+def test_a_letter_lies_in_the_third_and_slot_of_its_centre() -> None:
+    letters = letters_in_slots([CharacterBox("A", 15, 2, 21, 20), CharacterBox("b", 23, 2, 27, 40)], QUERIES)
+    assert letters[1].tolist() == [33, 0, 66]
+    assert letters.sum() == 33 + 66
+
+
+@pytest.mark.parametrize("size", LINE_SIZES)
+def test_the_slots_of_a_line_spell_it_in_reading_order(size: tuple[int, int]) -> None:
+    faces = find_faces("train", system=False)
+    spelled = right = 0
+    for seed in range(40):
+        line = render_line(np.random.default_rng(seed), faces=faces, split="train", size=size)
+        letters = letters_in_slots(line.characters, QUERIES)
+        text = "".join(chr(code + 32) for code in letters.flatten() if code)
+        right += text == line.text.replace(" ", "")
+        spelled += 1
+    # A line whose letters stand on both sides of a border between slots is not spelled in order; most are.
+    assert right >= 0.4 * spelled
+
+
+def test_fresh_queries_look_at_their_places_in_every_picture() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        resampler = Resampler(QUERIES, WIDTH, 48)
+        for parameter in resampler.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.05)
+        initialise_resampler(resampler, output_rms=0.05)
+        features = torch.randn(64, 48)
+    place = sinusoid_2d(4, 16, WIDTH)
+    weights = resampler.attn.in_proj_weight.detach()
+    keys = (resampler.ln_kv(resampler.kv_proj(features)) + place) @ weights[WIDTH : 2 * WIDTH].T
+    queries = resampler.ln_q(resampler.query) @ weights[:WIDTH].T
+    scores = torch.einsum("qhd,khd->hqk", queries.unflatten(-1, (2, -1)), keys.unflatten(-1, (2, -1))) * HEAD_WIDTH**-0.5
+    looks = scores.argmax(-1)
+    for index, pair in enumerate(looking_places(QUERIES)):
+        for head, (row, column) in enumerate(pair):
+            if row < 4 and column < 16:
+                assert looks[head, index] == row * 16 + column, (index, head)
+
+
+def test_fresh_tokens_are_as_loud_as_asked() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        resampler = Resampler(QUERIES, WIDTH, 48)
+        torch.nn.init.xavier_uniform_(resampler.attn.in_proj_weight)
+        initialise_resampler(resampler, output_rms=0.05)
+        tokens = resampler(torch.randn(64, 48), [(4, 16)], [0], torch.tensor([-1]))
+        codes = SlotCodes(WIDTH, 0.05)
+    assert tokens.pow(2).mean().sqrt().item() == pytest.approx(0.05, rel=0.1)
+    assert codes(torch.randint(1, 95, (1, 64, 3))).pow(2).mean().sqrt().item() == pytest.approx(0.05, rel=0.1)
+
+
+def test_the_loss_is_zero_at_the_codes_and_one_at_silence() -> None:
+    letters = torch.tensor([[[1, 2, 3], [4, 5, 6]]])
+    wanted = torch.randn(1, 2, 8)
+    assert slot_loss(wanted, wanted, letters).item() == 0.0
+    assert slot_loss(torch.zeros_like(wanted), wanted, letters).item() == pytest.approx(1.0, rel=1e-5)
