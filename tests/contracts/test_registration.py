@@ -39,9 +39,7 @@ def test_a_checkpoint_is_found_in_every_order_of_imports(order: str, toy_folder:
         "with torch.device('meta'): print(type(Auto.from_config(config)).__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip() == "MiniCPMVForConditionalGeneration", done.stderr
 
 

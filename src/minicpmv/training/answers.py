@@ -109,7 +109,8 @@ class AnswerQuestions:
 
     def _look(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor | float, dict[str, float]]:
         """Resampled features of the pictures, with the weighted dense losses of the tower and of the resampler."""
-        model, numbers = learner.model, {}
+        model = learner.model
+        numbers: dict[str, float] = {}
         dense: Tensor | float = 0.0
         shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
         patches = model.vpm(batch["pixel_values"], shapes)
@@ -195,7 +196,7 @@ def collate(
         batch |= _letter_targets(exchanges, shapes, generator)
     if slots or symbolic_slots:
         batch["visual_slots"] = torch.tensor(slots + symbolic_slots)
-    symbols = [exchange.letters for exchange in exchanges if exchange.is_symbolic]
+    symbols = [exchange.letters for exchange in exchanges if exchange.is_symbolic and exchange.letters is not None]
     if symbols:
         batch["symbols"] = torch.from_numpy(np.stack(symbols))
     return batch

@@ -4,8 +4,8 @@
 
 A blank resampler and a blank language model have to find a common language, and from the answers alone that takes
 long: each sees only the other's noise. So the language is fixed first. `SlotCodes` holds one vector per letter and
-third of a patch; the language model learns to read *made-up* features, sums of such vectors, laid out as the resampler's
-queries are. Then the resampler has a target of its own: the sum for the letters that lie where its query looks.
+third of a patch; the language model learns to read *made-up* features, sums of such vectors, laid out as the
+resampler's queries are. Then the resampler has a target of its own: the sum for the letters where its query looks.
 
 Source: ours; the idea that a small model should read symbols before pixels is measured in docs/log.md.
 """

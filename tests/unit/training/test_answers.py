@@ -86,9 +86,7 @@ def test_dense_targets_belong_to_the_patches_of_printed_lines(exchanges: list[Ex
     seen = [exchange for exchange in exchanges if not exchange.is_symbolic]
     lines = [exchange for exchange in seen if exchange.targets is not None]
     assert len(lines) == 1
-    assert set(owner[batch["labelled"]].tolist()) == {
-        sum(len(e.frames) for e in seen[: seen.index(lines[0])])
-    }
+    assert set(owner[batch["labelled"]].tolist()) == {sum(len(e.frames) for e in seen[: seen.index(lines[0])])}
     assert np.array_equal(batch["targets"].numpy(), lines[0].targets)
 
 

@@ -48,7 +48,9 @@ def test_fresh_queries_look_at_their_places_in_every_picture() -> None:
     weights = resampler.attn.in_proj_weight.detach()
     keys = (resampler.ln_kv(resampler.kv_proj(features)) + place) @ weights[WIDTH : 2 * WIDTH].T
     queries = resampler.ln_q(resampler.query) @ weights[:WIDTH].T
-    scores = torch.einsum("qhd,khd->hqk", queries.unflatten(-1, (2, -1)), keys.unflatten(-1, (2, -1))) * HEAD_WIDTH**-0.5
+    scores = (
+        torch.einsum("qhd,khd->hqk", queries.unflatten(-1, (2, -1)), keys.unflatten(-1, (2, -1))) * HEAD_WIDTH**-0.5
+    )
     looks = scores.argmax(-1)
     for index, pair in enumerate(looking_places(QUERIES)):
         for head, (row, column) in enumerate(pair):
