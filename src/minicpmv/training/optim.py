@@ -8,7 +8,7 @@ from torch import nn
 from minicpmv.training.recipe import OptimiserRecipe, StageRecipe
 
 # Tables and queries are lookups, not maps: pulling them towards zero only erases rarely used rows.
-_UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query")
+_UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes")
 
 
 def rate_factor(step: int, stage: StageRecipe) -> float:

@@ -54,7 +54,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     said = capsys.readouterr().out
     assert "1. vision (patches): 1,000 steps of 3, 3,000 samples" in said
     assert "vpm" in said
-    assert "in all 1,005 steps, 3,021 samples" in said
+    assert "in all 1,005 steps, 3,023 samples" in said
     assert list(tmp_path.iterdir()) == []
 
 
