@@ -121,10 +121,10 @@ class AnswerQuestions:
             loss, numbers = patch_reading_loss(logits, batch["targets"], batch["counted"])
             dense = dense + self.stage.patch_loss * loss
         if self.stage.slot_loss and "letters" in batch:
-            wanted = learner.slot_codes(batch["letters"])
-            loss = slot_loss(features[batch["lettered"]], wanted, batch["letters"])
+            codes = learner.slot_codes.codes.weight
+            loss, right = slot_loss(features[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
             dense = dense + self.stage.slot_loss * loss
-            numbers = {**numbers, "slot_loss": loss.item()}
+            numbers = {**numbers, "slot_loss": loss.item(), "slot_letters": right}
         return features, dense, numbers
 
 
@@ -242,9 +242,10 @@ def _letter_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], ge
         pack += len(exchange.times)
     if not targets:
         return {}
-    joined = np.concatenate(targets)
+    joined, in_slots = np.concatenate(targets), np.stack(letters)
     return {
-        "letters": torch.from_numpy(np.stack(letters)),
+        "letters": torch.from_numpy(in_slots),
+        "counted_letters": torch.from_numpy(counted_slots(generator, in_slots)),
         "lettered": torch.tensor(lettered),
         "labelled": torch.from_numpy(np.concatenate(labelled)),
         "targets": torch.from_numpy(joined),

@@ -3,6 +3,7 @@
 from torch import nn
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.training.reading_slots import SlotCodes
 
 
 class Learner(nn.Module):
@@ -14,11 +15,11 @@ class Learner(nn.Module):
         slot_codes: what the resampler should say about letters; not saved with the model.
     """
 
-    def __init__(self, model: MiniCPMVForConditionalGeneration, patch_reader: nn.Module, slot_codes: nn.Module) -> None:
+    def __init__(self, model: MiniCPMVForConditionalGeneration, patch_reader: nn.Module, slot_codes: SlotCodes) -> None:
         super().__init__()
         self.model = model
         self.patch_reader = patch_reader
-        self.slot_codes = slot_codes
+        self.slot_codes: SlotCodes = slot_codes
 
     @property
     def parts(self) -> dict[str, nn.Module]:

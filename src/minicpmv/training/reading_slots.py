@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from minicpmv.training.initialisation import looking_places
 
 THIRDS = 3
 """Places for letters in the width of a patch."""
+
+SHARPNESS = 8.0
+"""Logit of a feature that is exactly the wanted code; with 95 letters, 97 % of the probability."""
 
 
 class SlotCodes(nn.Module):
@@ -67,14 +71,26 @@ def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, pa
     return letters
 
 
-def slot_loss(features: Tensor, wanted: Tensor, letters: Tensor) -> Tensor:
-    """Squared distance to the wanted features, relative to their size; empty slots count a tenth.
+def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, float]:
+    """Which letters a feature is closest to: cross-entropy over the codes of each third.
+
+    A squared distance was tried first: a tower that was trained to classify gives logits, and no linear map of logits
+    is near a code. Being closer to the right code than to the others is what the language model needs, and can be had.
 
     Args:
         features: [packs, queries, d_llm] from the resampler.
-        wanted: [packs, queries, d_llm] from `SlotCodes`.
+        codes: [thirds * letters, d_llm], the table of `SlotCodes`.
         letters: int64 [packs, queries, thirds].
+        counted: bool like `letters`, which of them enter the loss.
+
+    Returns:
+        The loss, and the share of letters that are right.
     """
-    weights = torch.where((letters > 0).any(-1), 1.0, 0.1)
-    distance = (features.float() - wanted.float()).pow(2).mean(-1)
-    return (weights * distance).sum() / (weights.sum() * wanted.float().pow(2).mean())
+    table = codes.detach().float()
+    # A matching code scores SHARPNESS, an unrelated one about zero.
+    scores = features.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
+    by_third = scores.unflatten(-1, (THIRDS, NUM_CHARACTERS))
+    loss = F.cross_entropy(by_third[counted], letters[counted])
+    present = letters > 0
+    right = (by_third.argmax(-1) == letters)[present].float().mean().item()
+    return loss, right
