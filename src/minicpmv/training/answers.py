@@ -31,7 +31,8 @@ from minicpmv.processing.patches import patchify_all
 from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
 from minicpmv.training.learner import Learner
-from minicpmv.training.objectives import Batch, counted_slots, patch_reading_loss, split_counts, step_generator
+from minicpmv.training.objectives import Batch, split_counts, step_generator
+from minicpmv.training.patch_reading import PatchLabels, counted_slots, label_tensors, patch_reading_loss
 from minicpmv.training.reading_slots import letters_in_slots, slot_loss
 from minicpmv.training.recipe import StageRecipe
 
@@ -51,7 +52,7 @@ class Exchange:
         times: official time ids, pack by pack; a picture is one pack with the id -1.
         prompt: the text after the picture.
         answer: what to say.
-        targets: int64 [patches, thirds] letters of the picture, where known.
+        labels: what is in the patches of the picture, where known.
         letters: int64 [queries, thirds] letters where each query looks, where known.
         is_symbolic: the model is given codes of `letters` instead of the picture.
     """
@@ -61,7 +62,7 @@ class Exchange:
     times: tuple[tuple[int, ...], ...]
     prompt: str
     answer: str
-    targets: NDArray[np.int64] | None = None
+    labels: PatchLabels | None = None
     letters: NDArray[np.int64] | None = None
     is_symbolic: bool = False
 
@@ -116,9 +117,8 @@ class AnswerQuestions:
         patches = model.vpm(batch["pixel_values"], shapes)
         attention = model.config.vision_config._attn_implementation
         features = model.resampler(patches, shapes, batch["item_packs"].tolist(), batch["item_times"], attention)
-        if self.stage.patch_loss and "targets" in batch:
-            logits = learner.patch_reader(patches[batch["labelled"]])
-            loss, numbers = patch_reading_loss(logits, batch["targets"], batch["counted"])
+        if self.stage.patch_loss and "labelled" in batch:
+            loss, numbers = patch_reading_loss(learner.patch_reader, patches[batch["labelled"]], batch)
             dense = dense + self.stage.patch_loss * loss
         if self.stage.slot_loss and "letters" in batch:
             codes = learner.slot_codes.codes.weight
@@ -193,7 +193,7 @@ def collate(
             "item_packs": torch.tensor(packs),
             "item_times": torch.tensor(times),
         }
-        batch |= _letter_targets(exchanges, shapes, generator)
+        batch |= _dense_targets(exchanges, shapes, generator)
     if slots or symbolic_slots:
         batch["visual_slots"] = torch.tensor(slots + symbolic_slots)
     symbols = [exchange.letters for exchange in exchanges if exchange.is_symbolic and exchange.letters is not None]
@@ -223,34 +223,33 @@ def _padded(encoded: Sequence[EncodedPieces], pad_id: int) -> Batch:
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 
-def _letter_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], generator: Generator) -> Batch:
-    """Letters of all pictures of text, and which patches of the batch they belong to."""
-    areas = (shapes[:, 0] * shapes[:, 1]).tolist()
-    starts = np.concatenate([[0], np.cumsum(areas)])
-    labelled, targets, letters, lettered = [], [], [], []
+def _dense_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], generator: Generator) -> Batch:
+    """What is known about the pictures: labels of patches, and letters in slots, with the rows they belong to."""
+    starts = np.concatenate([[0], np.cumsum(shapes.prod(-1))])
+    labelled, labels, lettered, letters = [], [], [], []
     item = pack = 0
     for exchange in exchanges:
         if exchange.is_symbolic:
             continue
-        if exchange.letters is not None:
-            letters.append(exchange.letters)
-            lettered.append(pack)
-        if exchange.targets is not None:
+        if exchange.labels is not None:
             labelled.append(np.arange(starts[item], starts[item + 1]))
-            targets.append(exchange.targets)
+            labels.append(exchange.labels)
+        if exchange.letters is not None:
+            lettered.append(pack)
+            letters.append(exchange.letters)
         item += len(exchange.frames)
         pack += len(exchange.times)
-    if not targets:
-        return {}
-    joined, in_slots = np.concatenate(targets), np.stack(letters)
-    return {
-        "letters": torch.from_numpy(in_slots),
-        "counted_letters": torch.from_numpy(counted_slots(generator, in_slots)),
-        "lettered": torch.tensor(lettered),
-        "labelled": torch.from_numpy(np.concatenate(labelled)),
-        "targets": torch.from_numpy(joined),
-        "counted": torch.from_numpy(counted_slots(generator, joined)),
-    }
+    batch: Batch = {}
+    if labels:
+        batch = {"labelled": torch.from_numpy(np.concatenate(labelled)), **label_tensors(labels, generator)}
+    if letters:
+        in_slots = np.stack(letters)
+        batch |= {
+            "lettered": torch.tensor(lettered),
+            "letters": torch.from_numpy(in_slots),
+            "counted_letters": torch.from_numpy(counted_slots(generator, in_slots)),
+        }
+    return batch
 
 
 World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
@@ -266,10 +265,10 @@ def lines_of(*, is_symbolic: bool) -> World:
         exchanges = []
         for _ in range(count):
             line = render_line(generator, faces=faces, split="train", size=size)
-            targets = patch_targets(line.characters, *size)
+            labels = PatchLabels.of_text(patch_targets(line.characters, *size))
             letters = letters_in_slots(line.characters, num_queries)
             question = ask(generator, READING)
-            exchanges.append(Exchange(name, (line.image,), STILL, question, line.text, targets, letters, is_symbolic))
+            exchanges.append(Exchange(name, (line.image,), STILL, question, line.text, labels, letters, is_symbolic))
         return exchanges
 
     return draw
@@ -280,7 +279,8 @@ def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries
     for _ in range(count):
         task = SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))]
         scene = render_scene(generator, task=task, faces=faces)
-        exchanges.append(Exchange("scenes", (scene.image,), STILL, scene.question, scene.answer))
+        labels = PatchLabels.of_things(scene.targets)
+        exchanges.append(Exchange("scenes", (scene.image,), STILL, scene.question, scene.answer, labels))
     return exchanges
 
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.training.patch_reading import PatchReader
 from minicpmv.training.reading_slots import SlotCodes
 
 
@@ -11,14 +12,16 @@ class Learner(nn.Module):
 
     Args:
         model: the model.
-        patch_reader: characters of a patch from its features; not saved with the model.
+        patch_reader: what is in a patch, from its features; not saved with the model.
         slot_codes: what the resampler should say about letters; not saved with the model.
     """
 
-    def __init__(self, model: MiniCPMVForConditionalGeneration, patch_reader: nn.Module, slot_codes: SlotCodes) -> None:
+    def __init__(
+        self, model: MiniCPMVForConditionalGeneration, patch_reader: PatchReader, slot_codes: SlotCodes
+    ) -> None:
         super().__init__()
         self.model = model
-        self.patch_reader = patch_reader
+        self.patch_reader: PatchReader = patch_reader
         self.slot_codes: SlotCodes = slot_codes
 
     @property

@@ -27,7 +27,8 @@ from minicpmv.training.initialisation import initialise_resampler
 from minicpmv.training.learner import Learner
 from minicpmv.training.loop import Reporter, Run, run_stages
 from minicpmv.training.model_folder import build_processor, write_model_folder
-from minicpmv.training.objectives import Objective, ReadPatches, patch_reader
+from minicpmv.training.objectives import Objective, ReadPatches
+from minicpmv.training.patch_reading import PatchReader
 from minicpmv.training.reading_slots import SlotCodes
 from minicpmv.training.recipe import Recipe
 from minicpmv.training.runstate import Position
@@ -42,7 +43,7 @@ def build_learner(recipe: Recipe) -> Learner:
     model = build_model(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
-        head = patch_reader(model.config.vision_config.hidden_size)
+        head = PatchReader(model.config.vision_config.hidden_size)
         codes = SlotCodes(model.config.text_config.hidden_size, TOKEN_RMS)
     return Learner(model, head, codes)
 

@@ -52,9 +52,9 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert command(RECIPE, "--dry-run", "--set", "stages.0.steps=1000") == 0
     said = capsys.readouterr().out
-    assert "1. vision (patches): 1,000 steps of 3, 3,000 samples" in said
+    assert "1. vision (patches): 1,000 steps of 5, 5,000 samples" in said
     assert "vpm" in said
-    assert "in all 1,005 steps, 3,023 samples" in said
+    assert "in all 1,005 steps, 5,023 samples" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ from minicpmv.errors import SettingsError
 from minicpmv.model.presets import PRESETS
 from minicpmv.recipes.loader import bundled_recipes, load_recipe
 from minicpmv.training.answers import WORLDS
+from minicpmv.training.objectives import READABLE
 
 
 @pytest.mark.parametrize("name", sorted(bundled_recipes()))
@@ -14,7 +15,7 @@ def test_bundled_recipes_name_known_models_and_worlds(name: str) -> None:
     assert recipe.name == name
     assert recipe.model in PRESETS
     for stage in recipe.stages:
-        known = {"strips", "lines"} if stage.objective == "patches" else set(WORLDS)
+        known = set(READABLE) if stage.objective == "patches" else set(WORLDS)
         assert set(stage.worlds) <= known
 
 

@@ -11,7 +11,8 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast
 from minicpmv.training.answers import STILL, WORLDS, Exchange, answer_loss, collate
-from minicpmv.training.objectives import BLANKS_KEPT, counted_slots, split_counts, step_generator
+from minicpmv.training.objectives import split_counts, step_generator
+from minicpmv.training.patch_reading import BLANKS_KEPT, UNKNOWN, counted_slots
 from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
 
 RESOLUTION = 112
@@ -79,15 +80,29 @@ def test_slots_are_runs_of_placeholders(exchanges: list[Exchange], encoder: Piec
     assert int((batch["input_ids"] == placeholder).sum()) == 64 * len(batch["visual_slots"])
 
 
-def test_dense_targets_belong_to_the_patches_of_printed_lines(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
+def test_dense_labels_belong_to_the_patches_of_their_pictures(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
     batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
     areas = batch["item_shapes"].prod(-1)
     owner = torch.repeat_interleave(torch.arange(len(areas)), areas)
     seen = [exchange for exchange in exchanges if not exchange.is_symbolic]
-    lines = [exchange for exchange in seen if exchange.targets is not None]
-    assert len(lines) == 1
-    assert set(owner[batch["labelled"]].tolist()) == {sum(len(e.frames) for e in seen[: seen.index(lines[0])])}
-    assert np.array_equal(batch["targets"].numpy(), lines[0].targets)
+    first_item = {exchange.world: sum(len(e.frames) for e in seen[:place]) for place, exchange in enumerate(seen)}
+    assert set(owner[batch["labelled"]].tolist()) == {first_item["lines"], first_item["scenes"]}
+    for exchange in seen:
+        if exchange.labels is None:
+            continue
+        rows = owner[batch["labelled"]] == first_item[exchange.world]
+        for name, wanted in (("letter_targets", exchange.labels.letters), ("thing_targets", exchange.labels.things)):
+            given = batch[name][rows].numpy()
+            assert np.array_equal(given[wanted > 0], wanted[wanted > 0]), name
+            assert set(np.unique(given[wanted <= 0])) <= {0, UNKNOWN}, name
+
+
+def test_letters_in_slots_belong_to_the_packs_of_their_lines(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    seen = [exchange for exchange in exchanges if not exchange.is_symbolic]
+    place = next(place for place, exchange in enumerate(seen) if exchange.world == "lines")
+    assert batch["lettered"].tolist() == [sum(len(e.times) for e in seen[:place])]
+    assert np.array_equal(batch["letters"][0].numpy(), seen[place].letters)
 
 
 def test_answer_loss_counts_only_labels_and_whole_answers() -> None:

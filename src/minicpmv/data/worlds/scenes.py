@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.questions import ask
-from minicpmv.data.worlds.shapes import COLOURS, DIGITS, SHAPES, Thing, choose_style, draw_things
+from minicpmv.data.worlds.shapes import COLOURS, DIGITS, SHAPES, Thing, choose_style, draw_things, thing_targets
 from minicpmv.errors import OptionError
 
 SCENE_TASKS = ("colour", "shape", "digit", "place", "colour_of", "count_of")
@@ -35,13 +35,14 @@ class ScenePlan:
 
 @dataclass(frozen=True, slots=True)
 class SceneSample:
-    """A picture uint8 [height, width, 3] with its question and answer."""
+    """A picture uint8 [height, width, 3] with its question and answer, and `targets` as `shapes.thing_targets` says."""
 
     image: NDArray[np.uint8]
     question: str
     answer: str
     task: str
     symbolic: str
+    targets: NDArray[np.int64]
 
 
 def pick(generator: Generator, names: Sequence[str]) -> str:
@@ -122,7 +123,8 @@ def render_scene(
     Args:
         generator: source of randomness.
         task: one of `SCENE_TASKS`.
-        size: height and width in px; at least 112 for tasks with several shapes, at least 42 for the others.
+        size: height and width in px, multiples of 14; at least 112 for tasks with several shapes, at least 42 for
+            the others.
         faces: faces for digits; Pillow's own if empty.
 
     Raises:
@@ -133,4 +135,6 @@ def render_scene(
     largest = min(shorter // 8 if len(plan.things) > 1 else shorter // 4, 28)
     colours = [thing.colour for thing in plan.things]
     style = choose_style(generator, colours, size, radii_px=(min(10, largest), largest), faces=faces)
-    return SceneSample(draw_things(generator, plan.things, style), plan.question, plan.answer, task, plan.symbolic)
+    image = draw_things(generator, plan.things, style)
+    targets = thing_targets(plan.things, style, size)
+    return SceneSample(image, plan.question, plan.answer, task, plan.symbolic, targets)

@@ -109,12 +109,49 @@ def draw_things(generator: Generator, things: Sequence[Thing], style: Style) -> 
     for thing in things:
         stamp = _coverage(thing.kind, style)
         rows, columns = stamp.shape
-        top, left = round(thing.y * (height - rows)), round(thing.x * (width - columns))
+        left, top = _corner(thing, stamp, height, width)
         region = levels[top : top + rows, left : left + columns]
         region += (style.colours[thing.colour] - region) * stamp[:, :, None]
     if style.noise:
         levels += generator.standard_normal((height, width, 1), dtype=np.float32) * np.float32(style.noise)
     return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def thing_targets(
+    things: Sequence[Thing], style: Style, size: tuple[int, int], *, patch: int = 14
+) -> NDArray[np.int64]:
+    """What is to be seen in each patch: the colour and the kind of the thing that covers most of it.
+
+    Args:
+        things: in drawing order.
+        style: the look they are drawn in.
+        size: height and width of the picture in px, multiples of `patch`.
+        patch: side of a patch in px.
+
+    Returns:
+        int64 [patches, 2], patches row by row: 1 + place in `COLOURS`, and 1 + place in `SHAPES` then `DIGITS`; 0 where
+        no thing covers a fifth of the patch.
+    """
+    height, width = size
+    rows, columns = height // patch, width // patch
+    targets = np.zeros((rows * columns, 2), dtype=np.int64)
+    most = np.full(rows * columns, 0.2)
+    names, kinds = tuple(COLOURS), (*SHAPES, *DIGITS)
+    for thing in things:
+        ink = np.zeros((height, width), dtype=np.float32)
+        stamp = _coverage(thing.kind, style)
+        left, top = _corner(thing, stamp, height, width)
+        ink[top : top + stamp.shape[0], left : left + stamp.shape[1]] = stamp
+        shares = ink.reshape(rows, patch, columns, patch).mean((1, 3)).flatten()
+        targets[shares > most] = (1 + names.index(thing.colour), 1 + kinds.index(thing.kind))
+        most = np.maximum(most, shares)
+    return targets
+
+
+def _corner(thing: Thing, stamp: NDArray[np.float32], height: int, width: int) -> tuple[int, int]:
+    """Left and top of a thing's bounding square in px."""
+    rows, columns = stamp.shape
+    return round(thing.x * (width - columns)), round(thing.y * (height - rows))
 
 
 def _jittered(generator: Generator, name: str) -> NDArray[np.float32]:
