@@ -24,7 +24,7 @@ from measure import Report, argument_parser, in_fresh_process, interleaved, memo
 from PIL import Image
 
 from minicpmv.media.fetch import FetchPolicy
-from minicpmv.media.video import probe_video
+from minicpmv.media.video import inspect_video
 from minicpmv.messages import VideoPart
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.item_rows import VisualRows
@@ -120,7 +120,7 @@ def race_clip(report: Report, folder: Path, *, small: bool, rounds: int) -> None
     write_clip(path, width=width, height=height, duration_s=duration_s, fps=30)
     options = MediaOptions(fps=10, packing=6)
     processor = MiniCPMVVideoProcessor()
-    plan, text = processor.plan_file(probe_video(path), options, MiniCPMVImageProcessor().geometry)
+    plan, text = processor.plan_file(inspect_video(path), options, MiniCPMVImageProcessor().geometry)
     size = text.groups[0].plans[0].overview
     indices = set(plan.indices)
     report.figure("frames looked at", len(indices))
