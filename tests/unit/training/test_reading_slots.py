@@ -23,16 +23,19 @@ def test_a_letter_lies_in_the_third_and_slot_of_its_centre() -> None:
 
 @pytest.mark.parametrize("size", LINE_SIZES)
 def test_the_slots_of_a_line_spell_it_in_reading_order(size: tuple[int, int]) -> None:
+    """Measured over 40 lines of each canvas: 0.90 to 0.98 spelled in order, at least 0.997 of the letters kept."""
     faces = find_faces("train", system=False)
-    spelled = right = 0
+    spelled = kept = letters_in_all = 0
     for seed in range(40):
         line = render_line(np.random.default_rng(seed), faces=faces, split="train", size=size)
         letters = letters_in_slots(line.characters, QUERIES)
         text = "".join(chr(code + 32) for code in letters.flatten() if code)
-        right += text == line.text.replace(" ", "")
-        spelled += 1
-    # A line whose letters stand on both sides of a border between slots is not spelled in order; most are.
-    assert right >= 0.4 * spelled
+        wanted = line.text.replace(" ", "")
+        spelled += text == wanted
+        kept, letters_in_all = kept + len(text), letters_in_all + len(wanted)
+    # A line whose letters stand on both sides of a border between rows of slots is not spelled in order; most are.
+    assert spelled >= 0.85 * 40
+    assert kept >= 0.99 * letters_in_all
 
 
 def test_fresh_queries_look_at_their_places_in_every_picture() -> None:
