@@ -42,7 +42,8 @@ def bundled_folder() -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointNotFoundError(
             "This installation holds no bundled nano model.",
-            remedy="Name a model with --model (in Python: load('folder or hub id')), or make one: minicpmv train nano_first.",
+            remedy="Name a model with --model (in Python: load('folder or hub id')), or make one with "
+            "`minicpmv train nano_first`.",
         )
     return folder
 
