@@ -3,12 +3,17 @@
     groups -> ItemRows (one array, allocated once) <- write(frame, picture) in any order
 
 Sizes are planned before pixels exist, so the place of every patch is known: a frame is resized, written and forgotten,
-and memory does not depend on how large or how many the decoded pictures were.
+and memory does not depend on how large or how many the decoded pictures were. For the same reason several frames can be
+written at once: `PictureWriter` does it in threads, while its caller decodes the next ones.
 """
 
-from collections import defaultdict
+import os
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +85,41 @@ class ItemRows:
                 mean=self._geometry.mean,
                 std=self._geometry.std,
             )
+
+
+class PictureWriter:
+    """Writes pictures of some rows in threads of its own: resizing and cutting hold no lock of Python's.
+
+    As a context manager. Leaving it waits for what is still being written; an error in a thread is raised by the next
+    `write` or on leaving.
+
+    Args:
+        rows: where the pictures belong.
+        threads: how many write; at most twice as many pictures wait or are being written, so memory stays bounded.
+    """
+
+    def __init__(self, rows: ItemRows, threads: int = min(4, os.cpu_count() or 1)) -> None:
+        self._rows = rows
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture-writer")
+        self._pending: deque[Future[None]] = deque()
+        self._most = 2 * threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, frame: int, image: Image.Image) -> None:
+        """See `ItemRows.write`; returns before the picture is written. It must not be changed afterwards."""
+        if len(self._pending) >= self._most:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._rows.write, frame, image))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._pending:
+                future.result()
 
 
 def concatenate_rows(parts: Sequence[VisualRows]) -> VisualRows:

@@ -22,7 +22,7 @@ from minicpmv.media.video import Video, inspect_video
 from minicpmv.messages import VideoPart
 from minicpmv.processing.chat_template import VisualText
 from minicpmv.processing.geometry import Geometry
-from minicpmv.processing.item_rows import ItemRows, VisualRows, concatenate_rows
+from minicpmv.processing.item_rows import ItemRows, PictureWriter, VisualRows, concatenate_rows
 from minicpmv.processing.options import MediaOptions, part_options
 from minicpmv.processing.packing import FrameGroup, check_groups, group_consecutive, plan_groups
 from minicpmv.processing.sampling import (
@@ -221,9 +221,10 @@ class MiniCPMVVideoProcessor(PushToHubMixin):
         positions: dict[int, list[int]] = defaultdict(list)
         for position, index in enumerate(plan.indices):
             positions[index].append(position)
-        for frame in video.frames(list(positions)):
-            for position in positions.pop(frame.index, ()):
-                rows.write(position, frame.image)
+        with PictureWriter(rows) as writer:
+            for frame in video.frames(list(positions)):
+                for position in positions.pop(frame.index, ()):
+                    writer.write(position, frame.image)
         if positions:
             raise MediaError(
                 f"The clip ends before frame {min(positions)}, which its header promises.",
