@@ -9,60 +9,34 @@ import typer
 
 from minicpmv.cli import options as shared
 from minicpmv.cli.console import say
-from minicpmv.cli.inputs import MediaFile, files_and_question, read_files, reading
+from minicpmv.cli.inputs import MediaFile, files_and_question, read_files
 
 if TYPE_CHECKING:
     from minicpmv.generation.chat import Answer, AnswerStream
 
 
+@shared.spread
 def ask(
     words: Annotated[
         list[str],
         typer.Argument(metavar='FILE... "QUESTION"', help="Pictures, PDFs and clips in any order; the question last."),
     ],
-    model: shared.Model = None,
-    think: shared.Think = False,
-    max_slices: shared.MaxSlices = None,
-    fps: shared.Fps = None,
-    packing: shared.Packing = None,
-    max_frames: shared.MaxFrames = None,
-    pages: shared.Pages = None,
-    allow_urls: shared.AllowUrls = False,
-    max_new_tokens: shared.MaxNewTokens = None,
-    sample: shared.Sample = None,
-    temperature: shared.Temperature = None,
-    top_p: shared.TopP = None,
-    top_k: shared.TopK = None,
-    repetition_penalty: shared.RepetitionPenalty = 1.0,
+    *,
+    run: shared.ModelFlags,
+    media: shared.MediaFlags,
+    answering: shared.AnswerFlags,
     num_beams: shared.NumBeams = 1,
-    seed: shared.Seed = None,
     system: shared.System = None,
-    device: shared.Device = "auto",
-    dtype: shared.Dtype = "auto",
     as_json: shared.Json = False,
 ) -> None:
     """Answer one question about pictures, PDF pages and clips."""
     from minicpmv.cli.answering import open_assistant
-    from minicpmv.generation.options import GenerationOptions
     from minicpmv.messages import Message, TextPart
 
     names, question = files_and_question(words)
-    options = GenerationOptions(
-        think=think,
-        max_new_tokens=max_new_tokens,
-        do_sample=sample,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        num_beams=num_beams,
-        seed=seed,
-    )
-    how = reading(
-        max_slices=max_slices, fps=fps, packing=packing, max_frames=max_frames, pages=pages, allow_urls=allow_urls
-    )
-    files = read_files(names, how)
-    assistant = open_assistant(model, device=device, dtype=dtype)
+    options = answering.generation(num_beams=num_beams)
+    files = read_files(names, media.reading())
+    assistant = open_assistant(run.model, device=run.device, dtype=run.dtype)
     turns = [] if system is None else [Message("system", (TextPart(system),))]
     turns.append(Message("user", (*(file.part for file in files), TextPart(question))))
     if as_json:

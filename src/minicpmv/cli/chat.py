@@ -9,7 +9,7 @@ import typer
 
 from minicpmv.cli import options as shared
 from minicpmv.cli.console import say
-from minicpmv.cli.inputs import MediaFile, Reading, read_file, read_files, reading
+from minicpmv.cli.inputs import MediaFile, Reading, read_file, read_files
 from minicpmv.errors import MiniCPMVError
 
 if TYPE_CHECKING:
@@ -24,48 +24,23 @@ HELP = """\
 Ctrl-C stops an answer."""
 
 
+@shared.spread
 def chat(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE]...", help="Shown with the first question.")
     ] = None,
-    model: shared.Model = None,
-    think: shared.Think = False,
-    max_slices: shared.MaxSlices = None,
-    fps: shared.Fps = None,
-    packing: shared.Packing = None,
-    max_frames: shared.MaxFrames = None,
-    pages: shared.Pages = None,
-    allow_urls: shared.AllowUrls = False,
-    max_new_tokens: shared.MaxNewTokens = None,
-    sample: shared.Sample = None,
-    temperature: shared.Temperature = None,
-    top_p: shared.TopP = None,
-    top_k: shared.TopK = None,
-    repetition_penalty: shared.RepetitionPenalty = 1.0,
-    seed: shared.Seed = None,
+    *,
+    run: shared.ModelFlags,
+    media: shared.MediaFlags,
+    answering: shared.AnswerFlags,
     system: shared.System = None,
-    device: shared.Device = "auto",
-    dtype: shared.Dtype = "auto",
 ) -> None:
     """Talk with the model; it remembers, and files can be added at any turn."""
     from minicpmv.cli.answering import open_assistant
-    from minicpmv.generation.options import GenerationOptions
 
-    options = GenerationOptions(
-        think=think,
-        max_new_tokens=max_new_tokens,
-        do_sample=sample,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    how = reading(
-        max_slices=max_slices, fps=fps, packing=packing, max_frames=max_frames, pages=pages, allow_urls=allow_urls
-    )
+    options, how = answering.generation(), media.reading()
     files = read_files(names or [], how)
-    assistant = open_assistant(model, device=device, dtype=dtype)
+    assistant = open_assistant(run.model, device=run.device, dtype=run.dtype)
     if sys.stdin.isatty():
         say("Ask away; /help lists what else there is.")
     Session(assistant, options, how, system, files).run()

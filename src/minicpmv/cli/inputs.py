@@ -45,26 +45,6 @@ class MediaFile:
     part: "Part"
 
 
-def reading(
-    *,
-    max_slices: int | None,
-    fps: float | None,
-    packing: int | None,
-    max_frames: int | None,
-    pages: str | None,
-    allow_urls: bool,
-) -> Reading:
-    """The options of the command line, checked.
-
-    Raises:
-        OptionError: a value out of its range.
-    """
-    from minicpmv.processing.options import MediaOptions
-
-    options = MediaOptions(max_slices=max_slices, fps=fps, packing=packing, max_frames=max_frames)
-    return Reading(options, None if pages is None else parse_pages(pages), allow_urls)
-
-
 def read_files(names: Sequence[str], how: Reading) -> list[MediaFile]:
     """Look at every file; notes about them (an animation's first frame, say) go to stderr.
 

@@ -1,8 +1,22 @@
-"""The options that several commands share, each described once."""
+"""The options that several commands share, each described once, in groups that commands take as one parameter.
 
-from typing import Annotated
+    @spread
+    def ask(words: ..., media: MediaFlags, answering: AnswerFlags, ...) -> None: ...
+
+On the command line the fields of a group are options like any other.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from minicpmv.cli.inputs import Reading
+    from minicpmv.generation.options import GenerationOptions
 
 Model = Annotated[
     str | None,
@@ -55,3 +69,98 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one value of the recipe; may be repeated.", metavar="a.b=VALUE"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFlags:
+    """How the files of a command are looked at."""
+
+    max_slices: MaxSlices = None
+    fps: Fps = None
+    packing: Packing = None
+    max_frames: MaxFrames = None
+    pages: Pages = None
+    allow_urls: AllowUrls = False
+
+    def reading(self) -> "Reading":
+        """The same, checked.
+
+        Raises:
+            OptionError: a value out of its range.
+        """
+        from minicpmv.cli.inputs import Reading, parse_pages
+        from minicpmv.processing.options import MediaOptions
+
+        options = MediaOptions(
+            max_slices=self.max_slices, fps=self.fps, packing=self.packing, max_frames=self.max_frames
+        )
+        return Reading(options, None if self.pages is None else parse_pages(self.pages), self.allow_urls)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFlags:
+    """How a command answers."""
+
+    think: Think = False
+    max_new_tokens: MaxNewTokens = None
+    sample: Sample = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    repetition_penalty: RepetitionPenalty = 1.0
+    seed: Seed = None
+
+    def generation(self, *, num_beams: int = 1) -> "GenerationOptions":
+        """The same, checked.
+
+        Raises:
+            OptionError: a value out of its range.
+        """
+        from minicpmv.generation.options import GenerationOptions
+
+        return GenerationOptions(
+            think=self.think,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.sample,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            num_beams=num_beams,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFlags:
+    """Which model a command runs, and where."""
+
+    model: Model = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Show the fields of every parameter that is a dataclass to typer as options of the command."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in groups:
+            shown.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        types = get_type_hints(groups[name], include_extras=True)
+        for field in fields(groups[name]):
+            option = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+            shown.append(option.replace(annotation=types[field.name]))
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    vars(run)["__signature__"] = inspect.Signature(shown)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del vars(run)["__wrapped__"]
+    return run

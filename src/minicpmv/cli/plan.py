@@ -6,32 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minicpmv.cli import options as shared
-from minicpmv.cli.inputs import read_files, reading
+from minicpmv.cli.inputs import read_files
 
 if TYPE_CHECKING:
     from minicpmv.generation.planning import Plan
     from minicpmv.processing.budget import MediaPlan
 
 
+@shared.spread
 def plan(
     names: Annotated[list[str], typer.Argument(metavar="FILE...", help="Pictures, PDFs and clips.")],
+    *,
     question: Annotated[str, typer.Option("--question", "-q", help="Count these words too.", metavar="TEXT")] = "",
     model: shared.Model = None,
     think: shared.Think = False,
-    max_slices: shared.MaxSlices = None,
-    fps: shared.Fps = None,
-    packing: shared.Packing = None,
-    max_frames: shared.MaxFrames = None,
-    pages: shared.Pages = None,
-    allow_urls: shared.AllowUrls = False,
+    media: shared.MediaFlags,
     dtype: shared.Dtype = "auto",
     as_json: shared.Json = False,
 ) -> None:
     """Tell what a question will cost: slices, packs, tokens, memory and operations. Runs no model."""
-    how = reading(
-        max_slices=max_slices, fps=fps, packing=packing, max_frames=max_frames, pages=pages, allow_urls=allow_urls
-    )
-    files = read_files(names, how)
+    files = read_files(names, media.reading())
     from minicpmv.generation import planning
 
     planned = planning.plan([(file.name, file.part) for file in files], question, model=model, think=think, dtype=dtype)

@@ -46,16 +46,28 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
 
 
 def test_an_error_in_a_thread_stops_a_long_clip_early() -> None:
-    with pytest.raises(KeyError), PictureWriter(clip_rows(), 2) as writer:
-        for step in range(100):
-            writer.write(FRAMES, picture(90, 60))
-            assert step < 8, "the error was kept back"
+    accepted: list[int] = []
+
+    def give_wrong_frames() -> None:
+        with PictureWriter(clip_rows(), 2) as writer:
+            for step in range(100):
+                writer.write(FRAMES, picture(90, 60))
+                accepted.append(step)
+
+    with pytest.raises(KeyError):
+        give_wrong_frames()
+    assert len(accepted) == 4
+    assert not writer_threads()
 
 
 def test_an_error_of_the_caller_leaves_no_thread_behind() -> None:
-    with pytest.raises(RuntimeError, match="the file ends"), PictureWriter(clip_rows(), 2) as writer:
-        writer.write(0, picture(90, 60))
-        raise RuntimeError("the file ends")
+    def end_early() -> None:
+        with PictureWriter(clip_rows(), 2) as writer:
+            writer.write(0, picture(90, 60))
+            raise RuntimeError("the file ends")
+
+    with pytest.raises(RuntimeError, match="the file ends"):
+        end_early()
     assert not writer_threads()
 
 
