@@ -143,7 +143,9 @@ class ModelFlags:
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """Show the fields of every parameter that is a dataclass to typer as options of the command."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Any]] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, type[Any]] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
     shown: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in groups:
