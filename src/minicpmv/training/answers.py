@@ -24,6 +24,7 @@ from minicpmv.data.worlds.questions import READING, ask
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.data.worlds.text import copy_pair, text_pair
+from minicpmv.errors import ShapeContractError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 from minicpmv.processing.chat_template import TemplateOptions, VisualText, conversation_pieces, visual_pieces
 from minicpmv.processing.packing import FrameGroup, order_items, plan_groups
@@ -32,8 +33,8 @@ from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
 from minicpmv.training.learner import Learner
 from minicpmv.training.objectives import Batch, split_counts, step_generator
-from minicpmv.training.patch_reading import PatchLabels, counted_slots, label_tensors, patch_reading_loss
-from minicpmv.training.reading_slots import letters_in_slots, slot_loss
+from minicpmv.training.patch_reading import PatchLabels, label_tensors, patch_reading_loss
+from minicpmv.training.reading_slots import letters_in_slots, slot_loss, slot_tensors
 from minicpmv.training.recipe import StageRecipe
 
 STILL = ((-1,),)
@@ -52,7 +53,7 @@ class Exchange:
         times: official time ids, pack by pack; a picture is one pack with the id -1.
         prompt: the text after the picture.
         answer: what to say.
-        labels: what is in the patches of the picture, where known.
+        labels: what is in the patches of all frames, where known.
         letters: int64 [queries, thirds] letters where each query looks, where known.
         is_symbolic: the model is given codes of `letters` instead of the picture.
     """
@@ -129,7 +130,7 @@ class AnswerQuestions:
 
 
 def answer_loss(logits: Tensor, labels: Tensor, worlds: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross-entropy over target tokens, and how many answers of each world are right word for word.
+    """Mean cross-entropy over target tokens, and for each world its own, with how many answers are right word for word.
 
     Args:
         logits: [batch, tokens, vocabulary].
@@ -139,12 +140,15 @@ def answer_loss(logits: Tensor, labels: Tensor, worlds: Sequence[str]) -> tuple[
     wanted = labels[:, 1:]
     learned = wanted != _IGNORED
     predicted = logits[:, :-1].float()
-    loss = F.cross_entropy(predicted[learned], wanted[learned])
+    by_token = F.cross_entropy(predicted[learned], wanted[learned], reduction="none")
+    loss = by_token.mean()
     right = ((predicted.argmax(-1) == wanted) | ~learned).all(-1)
+    rows = learned.nonzero()[:, 0]
     numbers = {"answer_loss": loss.item()}
     for world in sorted(set(worlds)):
         chosen = torch.tensor([name == world for name in worlds], device=right.device)
         numbers[world] = right[chosen].float().mean().item()
+        numbers[f"{world}_loss"] = by_token[chosen[rows]].mean().item()
     return loss, numbers
 
 
@@ -232,7 +236,13 @@ def _dense_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], gen
         if exchange.is_symbolic:
             continue
         if exchange.labels is not None:
-            labelled.append(np.arange(starts[item], starts[item + 1]))
+            rows = np.arange(starts[item], starts[item + len(exchange.frames)])
+            if len(rows) != len(exchange.labels.things):
+                raise ShapeContractError(
+                    f"{exchange.world} has labels for {len(exchange.labels.things)} patches and {len(rows)} patches.",
+                    remedy="Label the patches that the tower sees after resizing.",
+                )
+            labelled.append(rows)
             labels.append(exchange.labels)
         if exchange.letters is not None:
             lettered.append(pack)
@@ -243,12 +253,7 @@ def _dense_targets(exchanges: Sequence[Exchange], shapes: NDArray[np.int64], gen
     if labels:
         batch = {"labelled": torch.from_numpy(np.concatenate(labelled)), **label_tensors(labels, generator)}
     if letters:
-        in_slots = np.stack(letters)
-        batch |= {
-            "lettered": torch.tensor(lettered),
-            "letters": torch.from_numpy(in_slots),
-            "counted_letters": torch.from_numpy(counted_slots(generator, in_slots)),
-        }
+        batch |= slot_tensors(letters, lettered, generator)
     return batch
 
 
@@ -295,7 +300,8 @@ def clips_of(tasks: Sequence[str], world: str) -> World:
             pace = generator.uniform(1.0, 10.0)
             start = generator.uniform(0.0, pace)
             codes = [int(start + index * pace) for index in range(len(clip.frames))]
-            exchanges.append(Exchange(world, tuple(clip.frames), (tuple(codes),), clip.question, clip.answer))
+            labels = PatchLabels.of_things(clip.targets.reshape(-1, 2))
+            exchanges.append(Exchange(world, tuple(clip.frames), (tuple(codes),), clip.question, clip.answer, labels))
         return exchanges
 
     return draw

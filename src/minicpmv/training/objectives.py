@@ -21,6 +21,7 @@ from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
 from minicpmv.training.learner import Learner
 from minicpmv.training.patch_reading import PatchLabels, label_tensors, patch_reading_loss
+from minicpmv.training.reading_slots import letters_in_slots, slot_loss, slot_tensors
 from minicpmv.training.recipe import StageRecipe
 
 Batch = dict[str, Any]
@@ -52,54 +53,93 @@ def split_counts(generator: Generator, weights: Mapping[str, float], total: int)
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """A picture uint8 [height, width, 3] whose patches are known.
+
+    `letters` are int64 [queries, thirds] as `reading_slots.letters_in_slots` says; None for a picture without text.
+    """
+
+    image: NDArray[np.uint8]
+    labels: PatchLabels
+    letters: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadPatches:
-    """Name the character in every third of every patch: a stand-in for the pre-training of a vision tower."""
+    """Name the character in every third of every patch: a stand-in for the pre-training of a vision tower.
+
+    With a slot loss, the resampler learns at the same time to say which letters lie where its queries look; without a
+    language model in the way that costs a quarter of what it costs later.
+    """
 
     stage: StageRecipe
     seed: int
     index: int
     faces: Sequence[Face]
+    num_queries: int
 
     def batch(self, step: int) -> Batch:
         """Pictures as patch rows, and the label of every slot."""
         generator = step_generator(self.seed, self.index, step)
-        pictures: Labelled = []
+        pictures: list[LabelledPicture] = []
         for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
-            pictures += READABLE[world](generator, self.faces, count)
-        rows, shapes = patchify_all([image for image, _ in pictures])
-        tensors = {"pixel_values": torch.from_numpy(rows), "item_shapes": torch.from_numpy(shapes)}
-        return tensors | label_tensors([labels for _, labels in pictures], generator)
+            pictures += READABLE[world](generator, self.faces, count, self.num_queries)
+        rows, shapes = patchify_all([picture.image for picture in pictures])
+        batch = {"pixel_values": torch.from_numpy(rows), "item_shapes": torch.from_numpy(shapes)}
+        batch |= label_tensors([picture.labels for picture in pictures], generator)
+        lettered = {index: picture.letters for index, picture in enumerate(pictures) if picture.letters is not None}
+        if self.stage.slot_loss and lettered:
+            batch |= slot_tensors(list(lettered.values()), list(lettered), generator)
+        return batch
 
     def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Dense reading loss."""
-        features = learner.model.vpm(batch["pixel_values"], batch["item_shapes"])
-        return patch_reading_loss(learner.patch_reader, features, batch)
+        """Dense reading loss of the tower, and of the resampler if the stage asks for it."""
+        shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
+        features = learner.model.vpm(batch["pixel_values"], shapes)
+        loss, numbers = patch_reading_loss(learner.patch_reader, features, batch)
+        if "letters" not in batch:
+            return loss, numbers
+        attention = learner.model.config.vision_config._attn_implementation
+        no_times = torch.full((len(shapes),), -1, device=features.device)
+        tokens = learner.model.resampler(features, shapes, range(len(shapes)), no_times, attention)
+        codes = learner.slot_codes.codes.weight
+        missed, right = slot_loss(tokens[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
+        return loss + self.stage.slot_loss * missed, {**numbers, "slot_loss": missed.item(), "slot_letters": right}
 
 
-Labelled = list[tuple[NDArray[np.uint8], PatchLabels]]
-
-
-def _strips(generator: Generator, faces: Sequence[Face], count: int) -> Labelled:
+def _strips(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
     size = STRIP_SIZES[int(generator.integers(len(STRIP_SIZES)))]
     strips = [render_strip(generator, faces=faces, split="train", size=size) for _ in range(count)]
-    return [(strip.image, PatchLabels.of_text(strip.targets)) for strip in strips]
+    return [
+        LabelledPicture(
+            strip.image, PatchLabels.of_text(strip.targets), letters_in_slots(strip.characters, num_queries)
+        )
+        for strip in strips
+    ]
 
 
-def _lines(generator: Generator, faces: Sequence[Face], count: int) -> Labelled:
+def _lines(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
     size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
     lines = [render_line(generator, faces=faces, split="train", size=size) for _ in range(count)]
-    return [(line.image, PatchLabels.of_text(patch_targets(line.characters, *size))) for line in lines]
+    return [
+        LabelledPicture(
+            line.image,
+            PatchLabels.of_text(patch_targets(line.characters, *size)),
+            letters_in_slots(line.characters, num_queries),
+        )
+        for line in lines
+    ]
 
 
-def _scenes(generator: Generator, faces: Sequence[Face], count: int) -> Labelled:
+def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
     tasks = [SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))] for _ in range(count)]
     scenes = [render_scene(generator, task=task, faces=faces) for task in tasks]
-    return [(scene.image, PatchLabels.of_things(scene.targets)) for scene in scenes]
+    return [LabelledPicture(scene.image, PatchLabels.of_things(scene.targets)) for scene in scenes]
 
 
-READABLE: dict[str, Callable[[Generator, Sequence[Face], int], Labelled]] = {
+READABLE: dict[str, Callable[[Generator, Sequence[Face], int, int], list[LabelledPicture]]] = {
     "strips": _strips,
     "lines": _lines,
     "scenes": _scenes,
 }
-"""Sources of labelled pictures by the name that recipes use."""
+"""Sources of labelled pictures by the name that recipes use: randomness, faces, how many, queries of the resampler."""

@@ -27,6 +27,10 @@ BLANKS_KEPT = 0.12
 """Share of empty slots that count in the dense loss; with all of them a tower learns to say "blank"."""
 
 
+FEW_LABELS = 64
+"""With fewer labels of a sort than this in a batch they weigh less, so that three patches cannot outvote the rest."""
+
+
 class PatchReader(nn.Module):
     """The dense heads: what is in a patch, from its features.
 
@@ -85,14 +89,20 @@ def patch_reading_loss(reader: PatchReader, features: Tensor, batch: dict[str, A
     loss = features.new_zeros((), dtype=torch.float32)
     if bool((letters > 0).any()):
         by_slot = reader.letters(features).float().unflatten(-1, (SLOTS, NUM_CHARACTERS))
-        loss = loss + F.cross_entropy(by_slot.flatten(0, 1), letters.flatten(), ignore_index=UNKNOWN)
+        loss = loss + _mean_loss(by_slot.flatten(0, 1), letters.flatten())
         numbers["letters"] = _share_right(by_slot, letters)
     if bool((things > 0).any()):
         colour, kind = reader.things(features).float().split([NUM_COLOURS, NUM_KINDS], dim=-1)
-        loss = loss + F.cross_entropy(colour, things[:, 0], ignore_index=UNKNOWN)
-        loss = loss + F.cross_entropy(kind, things[:, 1], ignore_index=UNKNOWN)
+        loss = loss + _mean_loss(colour, things[:, 0])
+        loss = loss + _mean_loss(kind, things[:, 1])
         numbers |= {"colours": _share_right(colour, things[:, 0]), "kinds": _share_right(kind, things[:, 1])}
     return loss, {"patch_loss": loss.item(), **numbers}
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy over the known labels."""
+    total = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
+    return total / (targets != UNKNOWN).sum().clamp(min=FEW_LABELS)
 
 
 def _share_right(logits: Tensor, targets: Tensor) -> float:
@@ -102,6 +112,6 @@ def _share_right(logits: Tensor, targets: Tensor) -> float:
 
 
 def counted_slots(generator: Generator, targets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """All letters and a few of the blanks."""
-    kept: NDArray[np.bool_] = (targets > 0) | (generator.random(targets.shape) < BLANKS_KEPT)
+    """All letters, a few of the blanks, and nothing that is not known."""
+    kept: NDArray[np.bool_] = (targets > 0) | ((targets == 0) & (generator.random(targets.shape) < BLANKS_KEPT))
     return kept

@@ -15,15 +15,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.strips import NUM_CHARACTERS
 from minicpmv.training.initialisation import looking_places
+from minicpmv.training.patch_reading import counted_slots
 
 THIRDS = 3
 """Places for letters in the width of a patch."""
+
+UNCLEAR = -1
+"""In the place of a letter: letters of two rows of text share the slot, and nobody says which one is meant."""
+
+_SAME_ROW_PX = 9
+"""Centres of two letters of one row lie within this height; rows of the smallest print are further apart."""
 
 SHARPNESS = 8.0
 """Logit of a feature that is exactly the wanted code; with 95 letters, 97 % of the probability."""
@@ -43,9 +51,9 @@ class SlotCodes(nn.Module):
         nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
 
     def forward(self, letters: Tensor) -> Tensor:
-        """int64 [packs, queries, thirds] to features [packs, queries, d_llm]."""
+        """int64 [packs, queries, thirds] to features [packs, queries, d_llm]; what is unclear is left empty."""
         offsets = torch.arange(THIRDS, device=letters.device) * NUM_CHARACTERS
-        features: Tensor = self.codes(letters + offsets).sum(-2)
+        features: Tensor = self.codes(letters.clamp(min=0) + offsets).sum(-2)
         return features
 
 
@@ -58,17 +66,35 @@ def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, pa
         patch: side of a patch, in px.
 
     Returns:
-        int64 [queries, thirds]; 0 = none, else the code minus 32. A letter belongs where its centre lies; of two in the
-        same third the later one stays.
+        int64 [queries, thirds]; 0 = none, `UNCLEAR`, else the code minus 32. A letter belongs where its centre lies; of
+        two in the same third of one row of text the later one stays.
     """
     owner = {place: index for index, pair in reversed(list(enumerate(looking_places(num_queries)))) for place in pair}
     letters = np.zeros((num_queries, THIRDS), dtype=np.int64)
+    heights: dict[tuple[int, int], float] = {}
     for char, x0, y0, x1, y1 in characters:
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        slot = owner.get((int(y // patch), int(x // patch)))
-        if slot is not None and char != " ":
-            letters[slot, int(x % patch * THIRDS / patch)] = ord(char) - 32
+        slot = owner.get((int(y // patch), int(x // patch))) if x >= 0 and y >= 0 else None
+        if slot is None or char == " ":
+            continue
+        place = slot, int(x % patch * THIRDS / patch)
+        is_clear = abs(heights.setdefault(place, y) - y) <= _SAME_ROW_PX
+        letters[place] = ord(char) - 32 if is_clear and letters[place] != UNCLEAR else UNCLEAR
     return letters
+
+
+def slot_tensors(letters: Sequence[NDArray[np.int64]], packs: Sequence[int], generator: Generator) -> dict[str, Tensor]:
+    """What the resampler should say about some of the pictures of a batch.
+
+    Args:
+        letters: int64 [queries, thirds] of each of them.
+        packs: which packs of the batch they are.
+        generator: decides which empty slots count.
+    """
+    stacked = np.stack(letters)
+    counted = counted_slots(generator, stacked)
+    tensors = {"lettered": np.asarray(packs), "letters": stacked, "counted_letters": counted}
+    return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 
 def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, float]:

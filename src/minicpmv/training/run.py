@@ -122,7 +122,7 @@ def build_objectives(recipe: Recipe, learner: Learner, tokenizer: Any) -> Mappin
     objectives: dict[str, Objective] = {}
     for index, stage in enumerate(recipe.stages):
         if stage.objective == "patches":
-            objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces)
+            objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces, config.query_num)
         else:
             objectives[stage.name] = AnswerQuestions(
                 stage,

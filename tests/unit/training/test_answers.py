@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.errors import ShapeContractError
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast
 from minicpmv.training.answers import STILL, WORLDS, Exchange, answer_loss, collate
 from minicpmv.training.objectives import split_counts, step_generator
-from minicpmv.training.patch_reading import BLANKS_KEPT, UNKNOWN, counted_slots
+from minicpmv.training.patch_reading import BLANKS_KEPT, UNKNOWN, PatchLabels, counted_slots
 from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
 
 RESOLUTION = 112
@@ -86,15 +87,25 @@ def test_dense_labels_belong_to_the_patches_of_their_pictures(exchanges: list[Ex
     owner = torch.repeat_interleave(torch.arange(len(areas)), areas)
     seen = [exchange for exchange in exchanges if not exchange.is_symbolic]
     first_item = {exchange.world: sum(len(e.frames) for e in seen[:place]) for place, exchange in enumerate(seen)}
-    assert set(owner[batch["labelled"]].tolist()) == {first_item["lines"], first_item["scenes"]}
+    labelled = {first_item[e.world] + frame for e in seen if e.labels is not None for frame in range(len(e.frames))}
+    assert set(owner[batch["labelled"]].tolist()) == labelled
     for exchange in seen:
         if exchange.labels is None:
             continue
-        rows = owner[batch["labelled"]] == first_item[exchange.world]
+        first = first_item[exchange.world]
+        rows = torch.isin(owner[batch["labelled"]], torch.arange(first, first + len(exchange.frames)))
         for name, wanted in (("letter_targets", exchange.labels.letters), ("thing_targets", exchange.labels.things)):
             given = batch[name][rows].numpy()
             assert np.array_equal(given[wanted > 0], wanted[wanted > 0]), name
             assert set(np.unique(given[wanted <= 0])) <= {0, UNKNOWN}, name
+
+
+def test_labels_for_other_patches_are_refused(encoder: PieceEncoder) -> None:
+    frame = np.zeros((112, 112, 3), np.uint8)
+    labels = PatchLabels.of_things(np.zeros((63, 2), np.int64))
+    exchange = Exchange("scenes", (frame,), STILL, "What?", "Nothing.", labels)
+    with pytest.raises(ShapeContractError, match="63 patches and 64"):
+        collate([exchange], encoder, 0, RESOLUTION, np.random.default_rng(0))
 
 
 def test_letters_in_slots_belong_to_the_packs_of_their_lines(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
@@ -113,6 +124,8 @@ def test_answer_loss_counts_only_labels_and_whole_answers() -> None:
     assert numbers["a"] == 1.0
     assert numbers["b"] == 0.0
     assert loss.item() == pytest.approx(20.0 / 3, rel=1e-4)
+    assert numbers["a_loss"] == pytest.approx(0, abs=1e-4)
+    assert numbers["b_loss"] == pytest.approx(20.0, rel=1e-4)
 
 
 def test_batches_depend_on_seed_stage_and_step_only() -> None:

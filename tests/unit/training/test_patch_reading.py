@@ -6,7 +6,14 @@ import torch
 
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.shapes import COLOURS
-from minicpmv.training.patch_reading import UNKNOWN, PatchLabels, PatchReader, label_tensors, patch_reading_loss
+from minicpmv.training.patch_reading import (
+    FEW_LABELS,
+    UNKNOWN,
+    PatchLabels,
+    PatchReader,
+    label_tensors,
+    patch_reading_loss,
+)
 
 
 @pytest.mark.parametrize("task", [task for task in SCENE_TASKS if task != "digit"])
@@ -52,3 +59,17 @@ def test_right_labels_cost_less_than_wrong_ones() -> None:
 def test_most_blanks_are_left_out() -> None:
     batch = label_tensors([PatchLabels.of_text(np.zeros((1000, 3), np.int64))], np.random.default_rng(0))
     assert 0.05 < (batch["letter_targets"] != UNKNOWN).float().mean().item() < 0.2
+
+
+def test_a_few_labels_weigh_less_than_many() -> None:
+    torch.manual_seed(0)
+    reader = PatchReader(8)
+    features = torch.randn(FEW_LABELS, 8)
+    things = np.array([[1, 2]] * FEW_LABELS)
+
+    def loss_of(known: int) -> float:
+        rows = np.where(np.arange(FEW_LABELS)[:, None] < known, things, UNKNOWN)
+        batch = {"letter_targets": torch.full((FEW_LABELS, 3), UNKNOWN), "thing_targets": torch.from_numpy(rows)}
+        return patch_reading_loss(reader, features[:1].expand(FEW_LABELS, 8), batch)[0].item()
+
+    assert loss_of(FEW_LABELS // 4) == pytest.approx(loss_of(FEW_LABELS) / 4, rel=1e-5)

@@ -10,7 +10,7 @@ from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.model.positions import sinusoid_2d
 from minicpmv.model.resampler import HEAD_WIDTH, Resampler
 from minicpmv.training.initialisation import initialise_resampler, looking_places
-from minicpmv.training.reading_slots import SlotCodes, letters_in_slots, slot_loss
+from minicpmv.training.reading_slots import UNCLEAR, SlotCodes, letters_in_slots, slot_loss, slot_tensors
 
 WIDTH, QUERIES = 256, 64
 
@@ -19,6 +19,30 @@ def test_a_letter_lies_in_the_third_and_slot_of_its_centre() -> None:
     letters = letters_in_slots([CharacterBox("A", 15, 2, 21, 20), CharacterBox("b", 23, 2, 27, 40)], QUERIES)
     assert letters[1].tolist() == [33, 0, 66]
     assert letters.sum() == 33 + 66
+
+
+def test_letters_of_two_rows_in_one_slot_are_unclear_and_not_asked_for() -> None:
+    above, below = CharacterBox("A", 15, 0, 20, 12), CharacterBox("b", 15, 14, 20, 26)
+    letters = letters_in_slots([above, below], QUERIES)
+    assert letters[1].tolist() == [UNCLEAR, 0, 0]
+    assert letters_in_slots([above, CharacterBox("b", 15, 4, 20, 16)], QUERIES)[1].tolist() == [66, 0, 0]
+    third = CharacterBox("c", 15, 0, 20, 12)
+    assert letters_in_slots([above, below, third], QUERIES)[1, 0] == UNCLEAR
+    tensors = slot_tensors([letters] * 50, list(range(50)), np.random.default_rng(0))
+    assert not tensors["counted_letters"][tensors["letters"] == UNCLEAR].any()
+    assert tensors["lettered"].tolist() == list(range(50))
+
+
+def test_letters_outside_the_picture_have_no_slot() -> None:
+    assert not letters_in_slots([CharacterBox("A", -9, 2, -3, 20), CharacterBox("b", 4, -20, 9, -4)], QUERIES).any()
+
+
+def test_what_is_unclear_sounds_like_nothing() -> None:
+    codes = SlotCodes(WIDTH, 0.05)
+    letters = torch.zeros(1, 2, 3, dtype=torch.int64)
+    unclear = letters.clone()
+    unclear[0, 1, 2] = UNCLEAR
+    assert torch.equal(codes(letters), codes(unclear))
 
 
 @pytest.mark.parametrize("size", LINE_SIZES)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.questions import ask
 from minicpmv.data.worlds.scenes import describe, pick, pick_several
-from minicpmv.data.worlds.shapes import COLOURS, DIGITS, SHAPES, Thing, choose_style, draw_things
+from minicpmv.data.worlds.shapes import COLOURS, DIGITS, SHAPES, Style, Thing, choose_style, draw_things, thing_targets
 from minicpmv.errors import OptionError
 
 CLIP_TASKS = (
@@ -58,7 +58,10 @@ class ClipPlan:
 
 @dataclass(frozen=True, slots=True)
 class ClipSample:
-    """Frames uint8 [height, width, 3] with their times in seconds (multiples of 0.1), a question and its answer."""
+    """Frames uint8 [height, width, 3] with their times in seconds (multiples of 0.1), a question and its answer.
+
+    `targets` are int64 [frames, patches, 2] as `shapes.thing_targets` says.
+    """
 
     frames: list[NDArray[np.uint8]]
     times_s: tuple[float, ...]
@@ -66,6 +69,7 @@ class ClipSample:
     answer: str
     task: str
     symbolic: str
+    targets: NDArray[np.int64]
 
 
 def plan_clip(generator: Generator, task: str, num_frames: int = 6) -> ClipPlan:
@@ -173,13 +177,8 @@ def _plan_flashes(generator: Generator, num_frames: int) -> tuple[list[Thing | N
     return [thing if visible else None for thing, visible in zip(frames, shown, strict=True)], str(num)
 
 
-def draw_clip(
-    generator: Generator, plan: ClipPlan, size: tuple[int, int], *, faces: Sequence[Face] = ()
-) -> list[NDArray[np.uint8]]:
+def draw_clip(generator: Generator, plan: ClipPlan, style: Style) -> list[NDArray[np.uint8]]:
     """Frames uint8 [height, width, 3] of a plan; background, size and colour values are the same in all of them."""
-    colours = [thing.colour for thing in plan.frames if thing]
-    largest = max(10, min(size) // 4)
-    style = choose_style(generator, colours, size, radii_px=(10, largest), faces=faces)
     return [draw_things(generator, [thing] if thing else [], style) for thing in plan.frames]
 
 
@@ -189,6 +188,7 @@ def render_clip(
     task: str,
     num_frames: int = 6,
     size: tuple[int, int] | None = None,
+    grid: tuple[int, int] = (8, 8),
     faces: Sequence[Face] = (),
 ) -> ClipSample:
     """A clip with times between 10 and 1 frames per second, its question and its answer.
@@ -198,6 +198,8 @@ def render_clip(
         task: one of `CLIP_TASKS`.
         num_frames: frames shown.
         size: height and width in px; by default a square of 56, 70 or 84 px.
+        grid: rows and columns of patches per frame that `targets` tell about. The nano model, like the released one,
+            enlarges small pictures to the area of one slice: a small square becomes 8 x 8 patches.
         faces: faces for digits; Pillow's own if empty.
 
     Raises:
@@ -209,5 +211,8 @@ def render_clip(
         size = (side, side)
     tenths = 1 + int(generator.random() * 10)
     times_s = tuple(round(index * tenths / 10, 1) for index in range(num_frames))
-    frames = draw_clip(generator, plan, size, faces=faces)
-    return ClipSample(frames, times_s, plan.question, plan.answer, task, plan.symbolic)
+    colours = [thing.colour for thing in plan.frames if thing]
+    style = choose_style(generator, colours, size, radii_px=(10, max(10, min(size) // 4)), faces=faces)
+    targets = np.stack([thing_targets([thing] if thing else [], style, size, grid) for thing in plan.frames])
+    frames = draw_clip(generator, plan, style)
+    return ClipSample(frames, times_s, plan.question, plan.answer, task, plan.symbolic, targets)

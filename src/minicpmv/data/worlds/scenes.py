@@ -136,5 +136,5 @@ def render_scene(
     colours = [thing.colour for thing in plan.things]
     style = choose_style(generator, colours, size, radii_px=(min(10, largest), largest), faces=faces)
     image = draw_things(generator, plan.things, style)
-    targets = thing_targets(plan.things, style, size)
+    targets = thing_targets(plan.things, style, size, (size[0] // 14, size[1] // 14))
     return SceneSample(image, plan.question, plan.answer, task, plan.symbolic, targets)

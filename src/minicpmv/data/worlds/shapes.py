@@ -118,31 +118,31 @@ def draw_things(generator: Generator, things: Sequence[Thing], style: Style) -> 
 
 
 def thing_targets(
-    things: Sequence[Thing], style: Style, size: tuple[int, int], *, patch: int = 14
+    things: Sequence[Thing], style: Style, size: tuple[int, int], grid: tuple[int, int]
 ) -> NDArray[np.int64]:
     """What is to be seen in each patch: the colour and the kind of the thing that covers most of it.
 
     Args:
         things: in drawing order.
         style: the look they are drawn in.
-        size: height and width of the picture in px, multiples of `patch`.
-        patch: side of a patch in px.
+        size: height and width of the picture in px.
+        grid: rows and columns of patches that the picture is cut into, after whatever resizing there will be.
 
     Returns:
         int64 [patches, 2], patches row by row: 1 + place in `COLOURS`, and 1 + place in `SHAPES` then `DIGITS`; 0 where
         no thing covers a fifth of the patch.
     """
     height, width = size
-    rows, columns = height // patch, width // patch
+    rows, columns = grid
     targets = np.zeros((rows * columns, 2), dtype=np.int64)
-    most = np.full(rows * columns, 0.2)
+    most = np.full(rows * columns, 0.2, np.float32)
     names, kinds = tuple(COLOURS), (*SHAPES, *DIGITS)
     for thing in things:
         ink = np.zeros((height, width), dtype=np.float32)
         stamp = _coverage(thing.kind, style)
         left, top = _corner(thing, stamp, height, width)
         ink[top : top + stamp.shape[0], left : left + stamp.shape[1]] = stamp
-        shares = ink.reshape(rows, patch, columns, patch).mean((1, 3)).flatten()
+        shares = np.asarray(Image.fromarray(ink).resize((columns, rows), Image.Resampling.BOX)).flatten()
         targets[shares > most] = (1 + names.index(thing.colour), 1 + kinds.index(thing.kind))
         most = np.maximum(most, shares)
     return targets

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from minicpmv.data.worlds.clip_files import write_clip
 from minicpmv.data.worlds.clips import CLIP_TASKS, ClipSample, plan_clip, render_clip
@@ -219,3 +220,18 @@ def test_frames_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="Start at 0"):
         write_clip(tmp_path / "a.mp4", [frame, frame], [0.0, 0.01])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(56, 56), (70, 70), (84, 84), (112, 112)])
+def test_labels_of_a_clips_patches_are_true_to_its_pixels(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(11)
+    for _ in range(12):
+        clip = render_clip(generator, task="colour_last", size=size)
+        assert clip.targets.shape == (6, 64, 2)
+        for frame, targets in zip(clip.frames, clip.targets, strict=True):
+            mask = Image.fromarray(thing_mask(frame).astype(np.float32)).resize((8, 8), Image.Resampling.BOX)
+            shares = np.asarray(mask).flatten()
+            colour = 1 + NAMES.index(str(colour_in(frame)))
+            assert set(targets[shares > 0.6, 0]) <= {colour}
+            assert (shares > 0.6).any() or (shares[targets[:, 0] == colour] > 0.15).all()
+            assert not targets[shares < 0.05].any()

@@ -1,0 +1,72 @@
+"""Dense reading: labels follow their pictures, and the parts that a stage trains get gradients."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.recipes.loader import load_recipe
+from minicpmv.training.objectives import READABLE, ReadPatches
+from minicpmv.training.recipe import Recipe
+from minicpmv.training.run import build_learner
+
+TOY = Path(__file__).parents[2] / "toy_recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe(TOY, [])
+
+
+def objective_of(recipe: Recipe, slot_loss: float, num_queries: int = 64) -> ReadPatches:
+    changed = load_recipe(TOY, [f"stages.0.slot_loss={slot_loss}", "stages.0.batch=12"])
+    return ReadPatches(changed.stages[0], recipe.seed, 0, find_faces("train", system=False), num_queries)
+
+
+def test_only_pictures_of_text_have_letters_in_slots(recipe: Recipe) -> None:
+    objective = objective_of(recipe, 1.0)
+    batch = objective.batch(3)
+    areas = batch["item_shapes"].prod(-1)
+    owner = torch.repeat_interleave(torch.arange(len(areas)), areas)
+    of_text = owner[(batch["letter_targets"] > 0).any(-1)].unique()
+    assert set(of_text.tolist()) <= set(batch["lettered"].tolist())
+    of_things = owner[(batch["thing_targets"] > 0).any(-1)].unique()
+    assert len(of_things)
+    assert not set(of_things.tolist()) & set(batch["lettered"].tolist())
+    assert batch["letters"].shape == (len(batch["lettered"]), 64, 3)
+
+
+def test_without_a_slot_loss_no_slots_are_made(recipe: Recipe) -> None:
+    assert not {"letters", "lettered"} & set(objective_of(recipe, 0.0).batch(3))
+
+
+def test_batches_depend_on_the_step_only(recipe: Recipe) -> None:
+    objective = objective_of(recipe, 1.0)
+    first, again, other = objective.batch(5), objective.batch(5), objective.batch(6)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert first["pixel_values"].shape != other["pixel_values"].shape or not torch.equal(
+        first["pixel_values"], other["pixel_values"]
+    )
+
+
+@pytest.mark.parametrize("slot_loss", [0.0, 2.0])
+def test_the_slot_loss_reaches_resampler_and_tower(recipe: Recipe, slot_loss: float) -> None:
+    learner = build_learner(recipe)
+    objective = objective_of(recipe, slot_loss, learner.model.config.query_num)
+    loss, numbers = objective.loss(learner, objective.batch(1))
+    loss.backward()
+    assert all(p.grad is not None for p in learner.patch_reader.letters.parameters())
+    assert (learner.model.resampler.query.grad is not None) == bool(slot_loss)
+    assert learner.slot_codes.codes.weight.grad is None
+    assert ("slot_letters" in numbers) == bool(slot_loss)
+    if slot_loss:
+        assert loss.item() == pytest.approx(numbers["patch_loss"] + slot_loss * numbers["slot_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("world", sorted(READABLE))
+def test_every_patch_has_its_labels(world: str) -> None:
+    for picture in READABLE[world](np.random.default_rng(2), find_faces("train", system=False), 4, 64):
+        height, width, _ = picture.image.shape
+        assert len(picture.labels.letters) == len(picture.labels.things) == (height // 14) * (width // 14)
