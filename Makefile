@@ -40,7 +40,7 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.installed
 	@$(BIN)/minicpmv ask examples/sign.png "What is written in the picture?"
 	@$(BIN)/minicpmv ask examples/note.pdf "What is written on the page?"
-	@$(BIN)/minicpmv ask examples/clip.mp4 "Which way does the shape move?"
+	@$(BIN)/minicpmv ask examples/clip.mp4 "Which colour appears first?"
 
 # --- the gate --------------------------------------------------------------------------------------------------------
 

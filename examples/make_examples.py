@@ -1,4 +1,4 @@
-"""Write the example files again: a printed sign, a label as a PDF page, a clip of a moving shape.
+"""Write the example files again: a printed sign, a label as a PDF page, a clip of a shape that changes its colour.
 
     python examples/make_examples.py
 
@@ -25,5 +25,5 @@ if __name__ == "__main__":
     face = next(face for face in find_faces("held_out", system=False) if face.style == "Book")
     write_sign(HERE / "sign.png", SIGN, seed=19, face=face)
     write_label(HERE / "note.pdf", LABEL, size_pt=(28, 112), font_size_pt=12)
-    clip = write_clip_example(HERE / "clip.mp4", task="direction", seed=8, frame_rate=3)
+    clip = write_clip_example(HERE / "clip.mp4", task="colour_first", seed=8, frame_rate=3)
     print(f"sign.png ({face.family} {face.style}): {SIGN}\nnote.pdf: {LABEL}\nclip.mp4: {clip.question} {clip.answer}")
