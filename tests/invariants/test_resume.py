@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.recipes.loader import load_recipe
 from minicpmv.training import runstate
+from minicpmv.training.loop import TrainingError
 from minicpmv.training.recipe import Recipe, StageRecipe
 from minicpmv.training.run import build_learner, train
 from minicpmv.training.runstate import Position
@@ -156,3 +158,10 @@ def test_the_finished_model_can_be_loaded(uninterrupted: Finished) -> None:
     model = MiniCPMVForConditionalGeneration.from_pretrained(uninterrupted.folder / "model")
     stored = uninterrupted.weights["resampler.query"].to(torch.bfloat16)
     assert torch.equal(model.resampler.query, stored)
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe: Recipe, tmp_path: Path) -> None:
+    """Two would overwrite each other's checkpoints without a word."""
+    with FileLock(tmp_path / "lock"), pytest.raises(TrainingError, match="Another process"):
+        train(recipe, tmp_path, reporter=Diary())
+    assert not (tmp_path / "checkpoint").exists()

@@ -120,7 +120,7 @@ def describe(recipe: "Recipe") -> str:
         part: sum(parameter.numel() for parameter in module.parameters())
         for part, module in build_learner(recipe).parts.items()
     }
-    model_size = sum(size for part, size in sizes.items() if part != "patch_reader")
+    model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
     lines = [f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, {recipe.precision}"]
     for number, stage in enumerate(recipe.stages, 1):
         trained = sum(sizes[part] for part in stage.rates)

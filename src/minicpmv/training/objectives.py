@@ -101,21 +101,27 @@ class ReadPatches:
             return loss, numbers
         attention = learner.model.config.vision_config._attn_implementation
         no_times = torch.full((len(shapes),), -1, device=features.device)
-        tokens = learner.model.resampler(features, shapes, range(len(shapes)), no_times, attention)
+        # Detached: a resampler that knows nothing yet should not tell the tower what to see.
+        tokens = learner.model.resampler(features.detach(), shapes, range(len(shapes)), no_times, attention)
         codes = learner.slot_codes.codes.weight
         missed, right = slot_loss(tokens[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
         return loss + self.stage.slot_loss * missed, {**numbers, "slot_loss": missed.item(), "slot_letters": right}
 
 
-def _strips(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-    size = STRIP_SIZES[int(generator.integers(len(STRIP_SIZES)))]
-    strips = [render_strip(generator, faces=faces, split="train", size=size) for _ in range(count)]
-    return [
-        LabelledPicture(
-            strip.image, PatchLabels.of_text(strip.targets), letters_in_slots(strip.characters, num_queries)
-        )
-        for strip in strips
-    ]
+def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
+    """A world of pictures full of text, all of a batch in one of the sizes."""
+
+    def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
+        size = sizes[int(generator.integers(len(sizes)))]
+        strips = [render_strip(generator, faces=faces, split="train", size=size) for _ in range(count)]
+        return [
+            LabelledPicture(
+                strip.image, PatchLabels.of_text(strip.targets), letters_in_slots(strip.characters, num_queries)
+            )
+            for strip in strips
+        ]
+
+    return draw
 
 
 def _lines(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
@@ -137,9 +143,13 @@ def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries
     return [LabelledPicture(scene.image, PatchLabels.of_things(scene.targets)) for scene in scenes]
 
 
-READABLE: dict[str, Callable[[Generator, Sequence[Face], int, int], list[LabelledPicture]]] = {
-    "strips": _strips,
+PictureWorld = Callable[[Generator, Sequence[Face], int, int], list[LabelledPicture]]
+"""Draws labelled pictures: source of randomness, faces, how many, queries of the resampler."""
+
+READABLE: dict[str, PictureWorld] = {
+    "strips": strips_of(STRIP_SIZES),
+    "sheets": strips_of(LINE_SIZES),
     "lines": _lines,
     "scenes": _scenes,
 }
-"""Sources of labelled pictures by the name that recipes use: randomness, faces, how many, queries of the resampler."""
+"""Sources of labelled pictures by the name that recipes use; sheets are as large as what the tower is asked about."""

@@ -31,6 +31,11 @@ FEW_LABELS = 64
 """With fewer labels of a sort than this in a batch they weigh less, so that three patches cannot outvote the rest."""
 
 
+THINGS_WEIGHT = 0.15
+"""Of the loss on colours and kinds beside that on letters. With equal weights its gradients are five times as long, and
+letters are learned four times more slowly (docs/log.md)."""
+
+
 class PatchReader(nn.Module):
     """The dense heads: what is in a patch, from its features.
 
@@ -93,8 +98,8 @@ def patch_reading_loss(reader: PatchReader, features: Tensor, batch: dict[str, A
         numbers["letters"] = _share_right(by_slot, letters)
     if bool((things > 0).any()):
         colour, kind = reader.things(features).float().split([NUM_COLOURS, NUM_KINDS], dim=-1)
-        loss = loss + _mean_loss(colour, things[:, 0])
-        loss = loss + _mean_loss(kind, things[:, 1])
+        of_things = _mean_loss(colour, things[:, 0]) + _mean_loss(kind, things[:, 1])
+        loss = loss + THINGS_WEIGHT * of_things
         numbers |= {"colours": _share_right(colour, things[:, 0]), "kinds": _share_right(kind, things[:, 1])}
     return loss, {"patch_loss": loss.item(), **numbers}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.text import tokenizer_corpus
@@ -22,10 +23,11 @@ from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training import runstate
+from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.answers import AnswerQuestions
 from minicpmv.training.initialisation import initialise_resampler
 from minicpmv.training.learner import Learner
-from minicpmv.training.loop import Reporter, Run, run_stages
+from minicpmv.training.loop import Reporter, Run, TrainingError, run_stages
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.objectives import Objective, ReadPatches
 from minicpmv.training.patch_reading import PatchReader
@@ -80,11 +82,21 @@ def train(
         Where the run stands now. When all stages are done, `folder/model` holds the finished model in bf16.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or another process is training in the folder.
         CheckpointError: the folder belongs to another model.
     """
-    deadline = time.monotonic() + max_seconds
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return _train(recipe, folder, reporter, device, time.monotonic() + max_seconds)
+    except Timeout:
+        raise TrainingError(
+            f"Another process is training in {folder}.", remedy="Wait for it, stop it, or name another --out."
+        ) from None
+
+
+def _train(recipe: Recipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
+    keep_freed_memory()
     (folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     learner = build_learner(recipe)

@@ -50,10 +50,10 @@ def test_right_labels_cost_less_than_wrong_ones() -> None:
         for row, (colour, kind) in enumerate(things):
             reader.things.weight[colour, row] = reader.things.weight[10 + kind, row] = 20.0
     loss, numbers = patch_reading_loss(reader, features, batch)
-    assert loss.item() < 0.01
+    assert loss.item() < 0.001
     assert numbers["colours"] == numbers["kinds"] == 1.0
     wrong, _ = patch_reading_loss(reader, features.flip(0), batch)
-    assert wrong.item() > 1
+    assert wrong.item() > 0.2  # four labels count a sixteenth of a full batch, things 0.15
 
 
 def test_most_blanks_are_left_out() -> None:

@@ -19,15 +19,15 @@ from PIL import Image
 from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import Face, Split
 from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, unit_width
-from minicpmv.data.worlds.lines import LINE_SIZES, SHEET_SIZES_PX
+from minicpmv.data.worlds.lines import SHEET_SIZES_PX
 from minicpmv.data.worlds.words import random_word
 
 NUM_CHARACTERS = 95
 """Classes of a slot: 0 is blank (a space has no ink), and a visible character's class is its code minus 32."""
 
-STRIP_SIZES = ((28, 112), (56, 56), (42, 112), (42, 70), (56, 112), *LINE_SIZES)
-"""Useful strip sizes (height, width) in px, multiples of 14: small ones, and those of single lines, so that a tower
-meets the shapes that it will be asked about."""
+STRIP_SIZES = ((28, 112), (56, 56), (42, 112), (42, 70), (56, 112))
+"""Useful strip sizes (height, width) in px, multiples of 14: a blank tower learns its first letters fastest from small
+pictures of few shapes (docs/log.md)."""
 
 _MIN_PX, _MAX_PX = 12.0, 34.0
 _RESIZED_SHARE = 0.5
