@@ -22,7 +22,7 @@ from minicpmv.errors import MiniCPMVError
 from minicpmv.training import runstate
 from minicpmv.training.learner import Learner
 from minicpmv.training.objectives import Batch, Objective
-from minicpmv.training.optim import build_optimiser, rate_factor, select_trainable, set_rates
+from minicpmv.training.optim import Optimisers, build_optimiser, rate_factor, select_trainable, set_rates
 from minicpmv.training.recipe import Recipe, StageRecipe
 from minicpmv.training.runstate import Position
 
@@ -120,7 +120,7 @@ def _update(
     objective: Objective,
     batch: Batch,
     trainable: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimisers,
     step: int,
 ) -> dict[str, float]:
     """One optimiser step."""
@@ -134,7 +134,7 @@ def _update(
             remedy="The last checkpoint is intact; lower the rate with --set and resume.",
         )
     optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     return {"loss": loss.item(), "norm": norm.item(), **numbers}
 
 

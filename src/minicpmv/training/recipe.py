@@ -38,7 +38,7 @@ class ClipRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserRecipe:
-    """AdamW."""
+    """AdamW; weight decay and clipping also hold for what learns with Muon."""
 
     betas: tuple[float, float]
     weight_decay: float
@@ -69,6 +69,10 @@ class StageRecipe:
     decay: float
     """Share of the steps, at the end, in which the rate falls linearly to zero (warmup-stable-decay)."""
 
+    muon: float = 0.0
+    """The matrices of the tower's and the language model's layers learn with Muon, at this multiple of their part's
+    rate; 0 leaves them to AdamW, like everything else."""
+
     patch_loss: float = 0.0
     """Weight of the tower's dense reading loss beside the answers."""
 
@@ -88,6 +92,8 @@ class StageRecipe:
                 f"{self.decay}.",
                 remedy="Counts are at least 1, decay is a share, and warm-up fits into the steps.",
             )
+        if self.muon < 0:
+            raise SettingsError(f"Stage {self.name!r} has muon {self.muon}.", remedy="Use 0, or a factor such as 3.")
         if not self.worlds or min(self.worlds.values()) <= 0:
             raise SettingsError(
                 f"Stage {self.name!r} has no worlds with a positive weight.", remedy="Name at least one."

@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minicpmv.errors import CheckpointError
+from minicpmv.training.optim import Optimisers
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+"""Of AdamW, and of Muon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def save_checkpoint(
     position: Position,
     parts: Mapping[str, nn.Module],
     trainable: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimisers,
 ) -> None:
     """Replace the run's checkpoint atomically.
 
@@ -86,10 +88,10 @@ def _flush(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _moments(trainable: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> dict[str, Tensor]:
     stored = {}
     for name, parameter in trainable.items():
-        for moment, value in optimiser.state.get(parameter, {}).items():
+        for moment, value in optimiser.state_of(parameter).items():
             stored[f"{moment}.{name}"] = value.detach().clone().contiguous()
     return stored
 
@@ -127,11 +129,11 @@ def load_weights(checkpoint: Path, parts: Mapping[str, nn.Module]) -> None:
                 parameter.copy_(stored[name])
 
 
-def load_optimiser(checkpoint: Path, trainable: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+def load_optimiser(checkpoint: Path, trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> None:
     """Give an optimiser back its moments."""
     stored = load_file(checkpoint / "optimiser.safetensors")
     for name, parameter in trainable.items():
         state = {moment: stored[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in stored}
         if state:
             device = parameter.device
-            optimiser.state[parameter] = {key: value.to(device) for key, value in state.items()}
+            optimiser.state_of(parameter).update({key: value.to(device) for key, value in state.items()})

@@ -51,7 +51,15 @@ def test_only_named_parts_train_and_tables_are_not_decayed() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rates": {"tower": 1.0}}, {"rates": {}}, {"steps": 0}, {"warmup": 11}, {"decay": 1.5}, {"worlds": {}}],
+    [
+        {"rates": {"tower": 1.0}},
+        {"rates": {}},
+        {"steps": 0},
+        {"warmup": 11},
+        {"decay": 1.5},
+        {"worlds": {}},
+        {"muon": -1.0},
+    ],
 )
 def test_impossible_stages_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
@@ -67,3 +75,43 @@ def test_freezing_leaves_weights_alone_to_the_bit() -> None:
     parts["vpm"](parts["llm"](torch.ones(1, 2))).sum().backward()
     optimiser.step()
     assert torch.equal(parts["vpm"].weight, before)
+
+
+class Tower(nn.Module):
+    """Shaped like a part with layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 4)
+        self.layers = nn.ModuleList([nn.Linear(4, 4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](self.embed(x))
+
+
+def test_muon_takes_the_matrices_of_layers_and_nothing_else() -> None:
+    encoder = nn.Module()
+    encoder.encoder = Tower()
+    trainable = select_trainable({"llm": encoder}, stage(muon=3.0))
+    recipe = OptimiserRecipe(betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0)
+    adam, muon = build_optimiser(trainable, stage(muon=3.0), recipe).members
+    assert [p for group in muon.param_groups for p in group["params"]] == [encoder.encoder.layers[0].weight]
+    assert muon.param_groups[0]["lr"] == pytest.approx(3e-3)
+    assert len([p for group in adam.param_groups for p in group["params"]]) == 3
+    assert len(build_optimiser(trainable, stage(), recipe).members) == 1
+
+
+def test_optimisers_step_together_and_remember_each_in_its_own_place() -> None:
+    encoder = nn.Module()
+    encoder.encoder = Tower()
+    trainable = select_trainable({"llm": encoder}, stage(muon=3.0))
+    recipe = OptimiserRecipe(betas=(0.9, 0.98), weight_decay=0.0, clip_norm=1.0)
+    optimiser = build_optimiser(trainable, stage(muon=3.0), recipe)
+    before = {name: parameter.clone() for name, parameter in trainable.items()}
+    encoder.encoder(torch.randn(2, 3, generator=torch.Generator().manual_seed(0))).pow(2).sum().backward()
+    optimiser.step()
+    assert all(not torch.equal(before[name], parameter) for name, parameter in trainable.items())
+    optimiser.zero_grad()
+    assert all(parameter.grad is None for parameter in trainable.values())
+    assert "momentum_buffer" in optimiser.state_of(encoder.encoder.layers[0].weight)
+    assert "exp_avg" in optimiser.state_of(encoder.encoder.embed.weight)
