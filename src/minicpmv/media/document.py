@@ -90,6 +90,41 @@ def render_pages(
     return _rendered(read_source(source, policy), source_name(source), pages, dpi)
 
 
+def page_texts(source: MediaSource, first: int = 1, *, policy: FetchPolicy | None = None) -> Iterator[tuple[int, str]]:
+    """What the text layer of each page says, from a page on; that of a scanned page is empty.
+
+    Args:
+        source: a path, URL, data: URI, bytes or open file.
+        first: the page to begin with, counted from 1.
+        policy: what may be read.
+
+    Raises:
+        MediaError: not a PDF, encrypted, truncated, or a page that cannot be read.
+    """
+    name = source_name(source)
+    with _opened(read_source(source, policy), name) as document:
+        for number in range(first, len(document) + 1):
+            yield number, _text(document, number, name)
+
+
+def _text(document: pypdfium2.PdfDocument, number: int, name: str) -> str:
+    with _PDFIUM:
+        try:
+            page = document[number - 1]
+            try:
+                layer = page.get_textpage()
+                try:
+                    return str(layer.get_text_bounded()).replace("\r\n", "\n").strip()
+                finally:
+                    layer.close()
+            finally:
+                page.close()
+        except (pypdfium2.PdfiumError, ValueError, RuntimeError) as error:
+            raise MediaError(
+                f"The text of page {number} of {name} cannot be read ({error}).", remedy="Leave this page out."
+            ) from error
+
+
 def _rendered(file: Path | bytes, name: str, pages: Sequence[int] | None, dpi: float) -> Iterator[Page]:
     with _opened(file, name) as document:
         num_pages = len(document)

@@ -1,0 +1,226 @@
+"""Data sets on disk, read one record after another from any position.
+
+    path -> open_source -> Source.read(Position) -> (Sample or Flaw, next Position), ...
+
+A position is a few whole numbers, so a run that was killed goes on with the record after the last one it used, without
+reading what came before. A record that cannot be used is not an exception but a `Flaw`: whoever reads decides what
+happens to it.
+"""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from minicpmv.data.records import sample_from_record
+from minicpmv.data.sample import Sample
+from minicpmv.errors import MediaError, MessageError, MiniCPMVError, OptionError
+from minicpmv.media.document import page_texts
+from minicpmv.messages import DocumentPart, Message, TextPart
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where to go on: number of the file, and a place in it that only its reader understands."""
+
+    file: int = 0
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """A record that cannot be used, and why."""
+
+    key: str
+    reason: str
+
+
+class Source(Protocol):
+    """A data set that can be read from any position."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """Records from a position to the end, each with the position of the next one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """Files with one JSON object per line; a place is a byte."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        for number in range(start.file, len(self.files)):
+            path = self.files[number]
+            with path.open("rb") as file:
+                file.seek(start.place if number == start.file else 0)
+                while True:
+                    at = file.tell()
+                    if not (line := file.readline()):
+                        break
+                    if line.strip():
+                        found = _sample(partial(json.loads, line), f"{path.name}@{at}", path.parent)
+                        yield found, Position(number, file.tell())
+
+
+@dataclass(frozen=True, slots=True)
+class Parquet:
+    """Parquet files; a place is a row. Needs pyarrow."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        try:
+            from pyarrow.parquet import ParquetFile
+        except ImportError:
+            raise OptionError(
+                f"{self.name} is a Parquet file, and pyarrow is not installed.",
+                remedy="Install it: pip install 'minicpmv[data]'",
+            ) from None
+        for number in range(start.file, len(self.files)):
+            path = self.files[number]
+            wanted = start.place if number == start.file else 0
+            with ParquetFile(path) as table:
+                first = 0
+                for group in range(table.num_row_groups):
+                    size = table.metadata.row_group(group).num_rows
+                    if first + size > wanted:
+                        skipped = max(0, wanted - first)
+                        rows = table.read_row_group(group).to_pylist()[skipped:]
+                        for row, record in enumerate(rows, first + skipped):
+                            found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
+                            yield found, Position(number, row + 1)
+                    first += size
+
+
+@dataclass(frozen=True, slots=True)
+class WebDataset:
+    """Tar files whose members with one stem form a record, as WebDataset writes them; a place is a byte.
+
+    `.json` holds the record; `.jpg`, `.png`, `.webp`, `.mp4` ... its picture or clip; `.txt` a caption.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        for number in range(start.file, len(self.files)):
+            path = self.files[number]
+            offset = start.place if number == start.file else 0
+            for stem, members, after in _groups(path, offset):
+                found = _sample(partial(_tar_record, members), f"{path.name}:{stem}", path.parent)
+                yield found, Position(number, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """PDF files, a record per page: the page as a picture, and its own text layer as what is to be written."""
+
+    name: str
+    files: tuple[Path, ...]
+    question: str = "Write down the text of the page."
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        for number in range(start.file, len(self.files)):
+            path = self.files[number]
+            first = start.place if number == start.file else 0
+            try:
+                for page, text in page_texts(path, first + 1):
+                    yield self._page(path, page, text), Position(number, page)
+            except MediaError as error:
+                yield Flaw(path.name, str(error)), Position(number + 1, 0)
+
+    def _page(self, path: Path, page: int, text: str) -> Sample | Flaw:
+        key = f"{path.name}:{page}"
+        if not text:
+            return Flaw(key, "The page has no text layer.")
+        asked = Message("user", (DocumentPart(str(path), pages=(page,)), TextPart(self.question)))
+        return Sample(key, (asked, Message("assistant", (TextPart(text),))), {"page": page})
+
+
+_SUFFIXES: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
+    ".jsonl": JsonLines,
+    ".parquet": Parquet,
+    ".tar": WebDataset,
+    ".pdf": Pages,
+}
+
+
+def open_source(path: Path, name: str = "") -> Source:
+    """The data set in a file, or in the files of a folder that have one of the known endings.
+
+    Args:
+        path: a `.jsonl`, `.parquet`, `.tar` or `.pdf` file, or a folder of such files of one kind.
+        name: what it is called; by default as its file or folder.
+
+    Raises:
+        OptionError: nothing there, or files of several kinds.
+    """
+    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+    kinds = {file.suffix for file in files}
+    if not path.exists() or len(kinds) != 1 or not kinds <= set(_SUFFIXES):
+        found = ", ".join(sorted(kinds)) if path.exists() and kinds else "nothing that can be read"
+        raise OptionError(
+            f"{path} holds {found}.", remedy=f"Name a file, or a folder of files of one kind: {', '.join(_SUFFIXES)}."
+        )
+    return _SUFFIXES[files[0].suffix](name or path.stem, tuple(files))
+
+
+def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
+    try:
+        return sample_from_record(read(), key, folder)
+    except (MiniCPMVError, ValueError) as error:
+        return Flaw(key, str(error))
+
+
+def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:
+    """Members with one stem, from a byte on, with the byte at which the next group begins."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            stem: str | None = None
+            members: dict[str, bytes] = {}
+            for member in archive:
+                if not member.isfile():
+                    continue
+                base, _, suffix = PurePosixPath(member.name).name.partition(".")
+                if stem is not None and base != stem:
+                    yield stem, members, offset + member.offset
+                    members = {}
+                stem = base
+                content = archive.extractfile(member)
+                members[suffix.lower()] = content.read() if content is not None else b""
+            if stem is not None:
+                yield stem, members, path.stat().st_size
+
+
+_PICTURES, _CLIPS = ("jpg", "jpeg", "png", "webp"), ("mp4", "webm", "mkv", "mov", "avi")
+
+
+def _tar_record(members: dict[str, bytes]) -> dict[str, Any]:
+    """The record of one group of members."""
+    record: dict[str, Any] = json.loads(members["json"]) if "json" in members else {}
+    if "txt" in members:
+        record.setdefault("caption", members["txt"].decode("utf-8"))
+    for kind, suffixes in (("image", _PICTURES), ("video", _CLIPS)):
+        held: Sequence[bytes] = [members[suffix] for suffix in suffixes if suffix in members]
+        if held:
+            record[f"{kind}s"] = list(held)
+            record.pop(kind, None)
+    if not record:
+        raise MessageError("the group has neither json nor txt.", remedy="Write one of them beside the media.")
+    return record

@@ -1,0 +1,153 @@
+"""A record of a data set, in any of the usual forms, to a sample.
+
+    {"messages": [{"role", "content"}]}                                    our own form, and OpenAI's and transformers'
+    {"conversations": [{"from", "value"}], "image" | "images" | "video"}   LLaVA's form, with <image> marks in the text
+    {"prompt" | "question", "completion" | "answer", "image" ...}          one question and its answer
+    {"caption" | "text", "image" | "video"}                                a picture or clip and what is said about it
+
+Names of media files are taken relative to the folder of the file that names them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minicpmv.data.sample import Sample
+from minicpmv.errors import MessageError
+from minicpmv.messages import ROLES, parse_messages
+
+_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_MARK = re.compile(r"<(image|video)>\n?|\n?<(image|video)>$")
+_MEDIA_KEYS = ("image", "images", "video", "videos")
+_SOURCE_KEYS = ("path", "image", "video", "document")
+CAPTION_QUESTION = "Describe what you see."
+"""What is asked about a picture or clip that comes with a caption and no question. Ours."""
+
+
+def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
+    """A record as a sample.
+
+    Args:
+        record: a mapping in one of the forms above; `metadata` in it is kept, and so is `id`.
+        key: where the record comes from; part of every error.
+        folder: what names of media files are relative to.
+
+    Raises:
+        MessageError: none of the forms, marks without media or media without marks, or no assistant's turn.
+    """
+    try:
+        if not isinstance(record, Mapping):
+            raise MessageError(f"a record is a {type(record).__name__}.", remedy="Write one object per record.")
+        messages = parse_messages(_turns(record, folder))
+        if not any(message.role == "assistant" and message.text for message in messages):
+            raise MessageError("no assistant's turn says anything.", remedy="A sample needs an answer to learn.")
+    except MessageError as error:
+        raise MessageError(f"{key}: {error.what}", remedy=error.remedy) from None
+    metadata = dict(record.get("metadata") or {})
+    if "id" in record:
+        metadata.setdefault("id", record["id"])
+    return Sample(key, tuple(messages), metadata)
+
+
+def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The turns of a record as dictionaries that `parse_messages` takes."""
+    if "messages" in record:
+        turns = record["messages"]
+        if not isinstance(turns, Sequence) or isinstance(turns, str):
+            raise MessageError("messages is not a list.", remedy='Give [{"role": ..., "content": ...}].')
+        return [_resolved_turn(turn, folder) for turn in turns]
+    media = _media(record, folder)
+    if "conversations" in record:
+        turns = [_llava_turn(turn) for turn in record["conversations"]]
+    else:
+        question, answer = _question_and_answer(record)
+        turns = [("user", question), ("assistant", answer)]
+    marks = sum(len(_MARK.findall(text)) for role, text in turns if role == "user")
+    if media and not marks:
+        first = next((index for index, (role, _) in enumerate(turns) if role == "user"), 0)
+        turns[first] = (turns[first][0], "".join(f"<{part['type']}>\n" for part in media) + turns[first][1])
+        marks = len(media)
+    if marks != len(media):
+        raise MessageError(
+            f"{marks} <image> or <video> marks stand in the text, but {len(media)} media are given.",
+            remedy="Write one mark for each, or none at all.",
+        )
+    pending = list(media)
+    return [{"role": role, "content": _split(text, pending) if role == "user" else text} for role, text in turns]
+
+
+def _llava_turn(turn: Any) -> tuple[str, str]:
+    if not isinstance(turn, Mapping) or turn.get("from") not in _SPEAKERS or not isinstance(turn.get("value"), str):
+        raise MessageError(
+            "a turn of conversations lacks from or value.", remedy=f"from is one of {', '.join(_SPEAKERS)}."
+        )
+    return _SPEAKERS[turn["from"]], turn["value"]
+
+
+def _question_and_answer(record: Mapping[str, Any]) -> tuple[str, str]:
+    question = next((record[name] for name in ("prompt", "question") if name in record), None)
+    answer = next((record[name] for name in ("completion", "answer", "caption", "text") if name in record), None)
+    if isinstance(answer, str) and (isinstance(question, str) or question is None):
+        return question if question is not None else CAPTION_QUESTION, answer
+    raise MessageError(
+        f"a record has the keys {', '.join(sorted(map(str, record)))}.",
+        remedy="Give messages, conversations, prompt and completion, or a caption.",
+    )
+
+
+def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The pictures and clips that stand beside the text, in order."""
+    found = []
+    for name in _MEDIA_KEYS:
+        value = record.get(name)
+        if value is None:
+            continue
+        kind = name.removesuffix("s")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            found.append({"type": kind, kind: _resolved(item, folder)})
+    return found
+
+
+def _split(text: str, pending: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A text cut at its marks, with the next media in their places."""
+    content: list[dict[str, Any]] = []
+    position = 0
+    for mark in _MARK.finditer(text):
+        if before := text[position : mark.start()].strip("\n"):
+            content.append({"type": "text", "text": before})
+        content.append(pending.pop(0))
+        position = mark.end()
+    if rest := text[position:].strip("\n"):
+        content.append({"type": "text", "text": rest})
+    return content
+
+
+def _resolved_turn(turn: Any, folder: Path) -> Any:
+    if not isinstance(turn, Mapping) or turn.get("role") not in (*ROLES, "developer"):
+        return turn  # parse_messages says what is wrong
+    content = turn.get("content")
+    if not isinstance(content, list | tuple):
+        return dict(turn)
+    parts = [_resolved_part(part, folder) if isinstance(part, Mapping) else part for part in content]
+    return {**turn, "content": parts}
+
+
+def _resolved_part(part: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    changed = dict(part)
+    for name in _SOURCE_KEYS:
+        if name in changed:
+            changed[name] = _resolved(changed[name], folder)
+    for name in ("frames", "video"):
+        if isinstance(changed.get(name), list | tuple):
+            changed[name] = [_resolved(frame, folder) for frame in changed[name]]
+    return changed
+
+
+def _resolved(source: Any, folder: Path) -> Any:
+    """A relative file name below the folder; anything else as it is."""
+    if isinstance(source, Mapping) and isinstance(source.get("path"), str) and source.get("bytes") is None:
+        return {**source, "path": _resolved(source["path"], folder)}
+    if isinstance(source, str) and "://" not in source and not source.startswith("data:"):
+        return str(folder / source)
+    return source

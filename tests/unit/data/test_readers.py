@@ -1,0 +1,229 @@
+"""Records in every usual form, files of every kind, and reading on from any position."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pypdfium2
+import pytest
+from PIL import Image
+
+from minicpmv.data.readers import Flaw, Position, Source, open_source
+from minicpmv.data.records import CAPTION_QUESTION, sample_from_record
+from minicpmv.data.sample import Sample
+from minicpmv.errors import MessageError, OptionError
+from minicpmv.messages import DocumentPart, ImagePart, TextPart, VideoPart
+
+FOLDER = Path("/data")
+
+
+def parts(record: dict[str, Any]) -> list[Any]:
+    return list(sample_from_record(record, "here", FOLDER).messages[0].parts)
+
+
+def test_our_own_form_keeps_options_and_resolves_names() -> None:
+    record = {
+        "id": 7,
+        "metadata": {"license": "CC0"},
+        "messages": [
+            {"role": "user", "content": [{"type": "video", "path": "a.mp4", "packing": 6}, "Which colour?"]},
+            {"role": "assistant", "content": "Red.", "reasoning": "It is red."},
+        ],
+    }
+    sample = sample_from_record(record, "here", FOLDER)
+    assert sample.messages[0].parts == (VideoPart("/data/a.mp4", packing=6), TextPart("Which colour?"))
+    assert sample.messages[1].reasoning == "It is red."
+    assert sample.metadata == {"license": "CC0", "id": 7}
+    assert sample.media == (VideoPart("/data/a.mp4", packing=6),)
+    assert sample.text == "Which colour?\nRed."
+
+
+def test_urls_bytes_and_absolute_names_stay_as_they_are() -> None:
+    for source in ("https://example.org/a.png", "data:image/png;base64,AAAA", "/abs/a.png"):
+        assert parts({"image": source, "caption": "A cat."})[0] == ImagePart(source)
+    assert parts({"image": {"bytes": b"12", "path": "a.png"}, "caption": "A cat."})[0] == ImagePart(b"12")
+    assert parts({"image": {"bytes": None, "path": "a.png"}, "caption": "A cat."})[0] == ImagePart("/data/a.png")
+
+
+def test_llavas_form_puts_media_where_their_marks_are() -> None:
+    record = {
+        "images": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "human", "value": "First <image>\nthen <image> and?"},
+            {"from": "gpt", "value": "Both."},
+            {"from": "human", "value": "Sure?"},
+            {"from": "gpt", "value": "Yes."},
+        ],
+    }
+    sample = sample_from_record(record, "here", FOLDER)
+    kinds = [part.text if isinstance(part, TextPart) else part.source for part in sample.messages[0].parts]
+    assert kinds == ["First ", "/data/a.png", "then ", "/data/b.png", " and?"]
+    assert [message.role for message in sample.messages] == ["user", "assistant"] * 2
+
+
+def test_without_marks_media_come_first() -> None:
+    record = {"image": "a.png", "video": "b.mp4", "question": "What?", "answer": "That."}
+    assert parts(record) == [ImagePart("/data/a.png"), VideoPart("/data/b.mp4"), TextPart("What?")]
+    assert parts({"video": "b.mp4", "text": "A walk."}) == [VideoPart("/data/b.mp4"), TextPart(CAPTION_QUESTION)]
+    assert parts({"prompt": "2 + 2?", "completion": "4"}) == [TextPart("2 + 2?")]
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ([], "a record is a list"),
+        ({"image": "a.png"}, "has the keys image"),
+        ({"conversations": [{"from": "cat", "value": "x"}]}, "lacks from or value"),
+        ({"image": "a.png", "conversations": [{"from": "human", "value": "<image> <image>"}]}, "2 <image>"),
+        ({"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]}, "0 media"),
+        ({"messages": "hello"}, "messages is not a list"),
+        ({"messages": [{"role": "user", "content": "hello"}]}, "no assistant"),
+        ({"messages": [{"role": "cat", "content": "hello"}]}, "role"),
+        ({"prompt": "a", "completion": 3}, "has the keys"),
+    ],
+)
+def test_what_is_wrong_with_a_record_is_said_with_its_place(record: Any, says: str) -> None:
+    with pytest.raises(MessageError, match="here: ") as caught:
+        sample_from_record(record, "here", FOLDER)
+    assert says in caught.value.what
+    assert caught.value.remedy
+
+
+def question(number: int) -> dict[str, Any]:
+    return {"prompt": f"{number} + 1?", "completion": str(number + 1)}
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_jsonl(folder: Path) -> Path:
+    for file in range(2):
+        lines = [json.dumps(question(10 * file + line)) for line in range(4)]
+        lines.insert(2, "{not json")
+        lines.insert(1, "")
+        (folder / f"{file}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_tar(folder: Path) -> Path:
+    for file in range(2):
+        with tarfile.open(folder / f"{file}.tar", "w") as archive:
+            for index in range(4):
+                stem = f"sample{index}"
+                members = {"png": png(index), "txt": f"shade {index}".encode()}
+                if index == 3:
+                    members = {"json": json.dumps({"question": "Shade?", "answer": "3"}).encode(), "png": png(3)}
+                if index == 2:
+                    members = {"json": b"{broken", "png": png(2)}
+                for suffix, content in members.items():
+                    entry = tarfile.TarInfo(f"{stem}.{suffix}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    return folder
+
+
+def write_parquet(folder: Path) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for file in range(2):
+        records = [{**question(10 * file + row), "image": {"bytes": png(row), "path": None}} for row in range(5)]
+        parquet.write_table(pyarrow.Table.from_pylist(records), folder / f"{file}.parquet", row_group_size=2)
+    return folder
+
+
+def write_pdfs(folder: Path) -> Path:
+    from minicpmv.data.worlds.examples import write_label
+
+    write_label(folder / "a.pdf", "Flour 21 Sep")
+    blank = pypdfium2.PdfDocument.new()
+    blank.new_page(100, 50)
+    blank.save(folder / "b.pdf")
+    (folder / "c.pdf").write_bytes(b"%PDF-1.4 cut off")
+    write_label(folder / "d.pdf", "Pasta")
+    return folder
+
+
+WRITERS = {"jsonl": write_jsonl, "tar": write_tar, "parquet": write_parquet, "pdf": write_pdfs}
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    return open_source(WRITERS[request.param](tmp_path), "these")
+
+
+def test_reading_on_from_any_position_gives_the_rest(source: Source) -> None:
+    everything = list(source.read(Position()))
+    assert source.name == "these"
+    assert any(isinstance(found, Sample) for found, _ in everything)
+    for done in range(len(everything) + 1):
+        start = Position() if done == 0 else everything[done - 1][1]
+        rest = list(source.read(start))
+        assert [found for found, _ in rest] == [found for found, _ in everything[done:]], (done, start)
+
+
+def test_keys_are_different_and_flaws_say_why(source: Source) -> None:
+    found = [found for found, _ in source.read(Position())]
+    assert len({one.key for one in found}) == len(found)
+    assert all(one.reason for one in found if isinstance(one, Flaw))
+
+
+def test_json_lines_skip_empty_lines_and_report_broken_ones(tmp_path: Path) -> None:
+    found = [found for found, _ in open_source(write_jsonl(tmp_path)).read(Position())]
+    assert [type(one).__name__ for one in found] == ["Sample", "Sample", "Flaw", "Sample", "Sample"] * 2
+    assert [one.messages[1].text for one in found if isinstance(one, Sample)] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "11",
+        "12",
+        "13",
+        "14",
+    ]
+
+
+def test_a_tars_groups_hold_their_media_as_bytes(tmp_path: Path) -> None:
+    found = [found for found, _ in open_source(write_tar(tmp_path)).read(Position())]
+    assert [type(one).__name__ for one in found] == ["Sample", "Sample", "Flaw", "Sample"] * 2
+    first, last = found[0], found[3]
+    assert isinstance(first, Sample)
+    assert first.messages[0].parts == (ImagePart(png(0)), TextPart(CAPTION_QUESTION))
+    assert isinstance(last, Sample)
+    assert last.messages[1].text == "3"
+
+
+def test_parquet_rows_hold_their_pictures(tmp_path: Path) -> None:
+    found = [found for found, _ in open_source(write_parquet(tmp_path)).read(Position())]
+    assert len(found) == 10
+    assert isinstance(found[7], Sample)
+    assert found[7].messages[0].parts == (ImagePart(png(2)), TextPart("12 + 1?"))
+
+
+def test_pages_are_pictures_with_their_own_text(tmp_path: Path) -> None:
+    found = [found for found, _ in open_source(write_pdfs(tmp_path)).read(Position())]
+    assert [type(one).__name__ for one in found] == ["Sample", "Flaw", "Flaw", "Sample"]
+    first = found[0]
+    assert isinstance(first, Sample)
+    part = first.messages[0].parts[0]
+    assert isinstance(part, DocumentPart)
+    assert part.pages == (1,)
+    assert first.messages[1].text == "Flour 21 Sep"
+    assert np.all([one.reason for one in found[1:3] if isinstance(one, Flaw)])
+
+
+def test_a_folder_of_several_kinds_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="nothing that can be read"):
+        open_source(tmp_path)
+    with pytest.raises(OptionError, match="nothing that can be read"):
+        open_source(tmp_path / "missing.jsonl")
+    write_jsonl(tmp_path)
+    write_tar(tmp_path)
+    with pytest.raises(OptionError, match=r"\.jsonl, \.tar"):
+        open_source(tmp_path)
