@@ -1,0 +1,229 @@
+"""Several sources as one endless stream, by weight, the same on every machine, resumable at any sample.
+
+    Feed per source -> Mixture(tree of weights) -> Sample or Flaw, with the state after it
+
+Which source gives sample number n is a pure function of the seed and n, and each feed counts only its own samples, so a
+state is a few numbers per source. Every data worker can walk the same stream and keep only its share of it.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.random import Generator
+from rich.tree import Tree
+
+from minicpmv.data.readers import Flaw, Position, Source
+from minicpmv.data.sample import Sample
+from minicpmv.errors import OptionError
+
+State = dict[str, Any]
+"""JSON values from which a stream goes on."""
+
+
+class Feed(Protocol):
+    """An endless stream of samples from one source."""
+
+    def next(self) -> Sample | Flaw:
+        """The next sample."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Where the stream stands."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        ...
+
+
+class DrawnFeed:
+    """Samples drawn by a world: number n depends on the seed, the name and n.
+
+    Args:
+        name: of the world; part of the randomness and of the keys.
+        draw: makes one sample's messages from a generator.
+        seed: of the run.
+    """
+
+    def __init__(self, name: str, draw: Callable[[Generator, str], Sample], seed: int) -> None:
+        self._name, self._draw, self._seed = name, draw, seed
+        self._drawn = 0
+
+    def next(self) -> Sample | Flaw:
+        """See `Feed`."""
+        generator = np.random.default_rng([self._seed, zlib.crc32(self._name.encode()), self._drawn])
+        key = f"{self._name}:{self._drawn}"
+        self._drawn += 1
+        return self._draw(generator, key)
+
+    @property
+    def state(self) -> State:
+        """See `Feed`."""
+        return {"drawn": self._drawn}
+
+    def restore(self, state: State) -> None:
+        """See `Feed`."""
+        self._drawn = state["drawn"]
+
+
+class FileFeed:
+    """A data set read again and again, shuffled in blocks, so that going on means reading one block again.
+
+    Args:
+        source: what is read.
+        seed: of the run; the order differs in every epoch.
+        block: records that are shuffled among each other; 1 keeps the order of the files.
+    """
+
+    def __init__(self, source: Source, seed: int, block: int = 1024) -> None:
+        self._source, self._seed, self._size = source, seed, block
+        self._epoch, self._begins, self._used = 0, Position(), 0
+        self._block: list[Sample | Flaw] = []
+        self._ends: Position | None = None  # None: nothing has been read yet
+        self._reader: Iterator[tuple[Sample | Flaw, Position]] | None = None
+
+    def next(self) -> Sample | Flaw:
+        """See `Feed`.
+
+        Raises:
+            OptionError: the source has no records at all.
+        """
+        if self._ends is None:
+            self._load()
+        if self._used == len(self._block):
+            self._begins, self._used = self._ends or Position(), 0
+            self._load()
+        self._used += 1
+        return self._block[self._used - 1]
+
+    def _load(self) -> None:
+        """The block that begins at `_begins`, or the first one of the next epoch."""
+        for _ in range(2):
+            if self._reader is None:
+                self._reader = self._source.read(self._begins)
+            found = list(islice(self._reader, self._size))
+            if found:
+                self._ends = found[-1][1]
+                order = np.random.default_rng(
+                    [self._seed, self._epoch, self._begins.file, self._begins.place]
+                ).permutation(len(found))
+                self._block = [found[int(index)][0] for index in order]
+                return
+            self._reader = None
+            if self._begins == Position():
+                break
+            self._epoch, self._begins = self._epoch + 1, Position()
+        raise OptionError(f"{self._source.name} has no records.", remedy="Leave it out of the mixture.")
+
+    @property
+    def state(self) -> State:
+        """See `Feed`."""
+        return {"epoch": self._epoch, "block": [self._begins.file, self._begins.place], "used": self._used}
+
+    def restore(self, state: State) -> None:
+        """See `Feed`."""
+        self._epoch, self._begins, self._used = state["epoch"], Position(*state["block"]), 0
+        self._reader, self._ends = None, None
+        if state["used"]:
+            self._load()
+            self._used = state["used"]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A part of a mixture: its weight among its siblings, and either a feed or parts of its own."""
+
+    weight: float
+    feed: Feed | None = None
+    parts: "Mapping[str, Branch] | None" = None
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0 or (self.feed is None) == (not self.parts):
+            raise OptionError(
+                f"A part of a mixture has weight {self.weight} and {'both or neither' if self.parts else 'no'} "
+                "of a feed and parts.",
+                remedy="Give a weight above 0, and either one feed or several parts.",
+            )
+
+
+class Mixture:
+    """An endless stream from all feeds of a tree.
+
+    Args:
+        parts: the first level of the tree.
+        seed: decides which feed gives which sample.
+    """
+
+    def __init__(self, parts: Mapping[str, Branch], seed: int) -> None:
+        self._parts, self._seed = dict(parts), seed
+        leaves = list(_leaves("", self._parts, 1.0))
+        self.shares = {name: share for name, share, _ in leaves}
+        """Share of every feed in the stream, by its path such as `pages/receipts`."""
+        self._feeds = {name: feed for name, _, feed in leaves}
+        self._edges = np.cumsum(list(self.shares.values()))
+        self._given = 0
+
+    def next(self) -> tuple[str, Sample | Flaw]:
+        """The next sample, with the path of the feed that gave it."""
+        name = self._name_of(self._given)
+        self._given += 1
+        return name, self._feeds[name].next()
+
+    def _name_of(self, number: int) -> str:
+        draw = np.random.default_rng([self._seed, number]).random() * self._edges[-1]
+        return list(self._feeds)[min(int(np.searchsorted(self._edges, draw, side="right")), len(self._feeds) - 1)]
+
+    @property
+    def state(self) -> State:
+        """Where the stream stands."""
+        return {"given": self._given, "feeds": {name: feed.state for name, feed in self._feeds.items()}}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of a mixture with the same feeds.
+
+        Raises:
+            OptionError: the state names other feeds.
+        """
+        if set(state["feeds"]) != set(self._feeds):
+            changed = sorted(set(state["feeds"]) ^ set(self._feeds))
+            raise OptionError(
+                f"The mixture has changed since the run began: {', '.join(changed)}.",
+                remedy="Go on with the same sources, or start a new run; weights may be changed.",
+            )
+        self._given = state["given"]
+        for name, feed in self._feeds.items():
+            feed.restore(state["feeds"][name])
+
+    def tree(self, tokens: Mapping[str, int] | None = None) -> Tree:
+        """The mixture as a tree of shares, with counted tokens by path if there are any."""
+        return _draw("mixture", "", self._parts, 1.0, tokens or {})
+
+
+def _leaves(path: str, parts: Mapping[str, Branch], share: float) -> Iterator[tuple[str, float, Feed]]:
+    total = sum(branch.weight for branch in parts.values())
+    for name, branch in parts.items():
+        inner = share * branch.weight / total
+        if branch.feed is not None:
+            yield path + name, inner, branch.feed
+        else:
+            yield from _leaves(f"{path}{name}/", branch.parts or {}, inner)
+
+
+def _draw(label: str, path: str, parts: Mapping[str, Branch], share: float, tokens: Mapping[str, int]) -> Tree:
+    tree = Tree(label)
+    total = sum(branch.weight for branch in parts.values())
+    for name, branch in parts.items():
+        inner = share * branch.weight / total
+        below = path + name
+        counted = sum(number for leaf, number in tokens.items() if leaf == below or leaf.startswith(below + "/"))
+        text = f"{name}  {100 * inner:.1f} %" + (f"  {counted:,} tokens" if counted else "")
+        if branch.parts:
+            tree.add(_draw(text, f"{below}/", branch.parts, inner, tokens))
+        else:
+            tree.add(text)
+    return tree
