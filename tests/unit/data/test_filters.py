@@ -1,0 +1,90 @@
+"""Each check drops what it is made for, keeps what it should keep, and says why."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minicpmv.data import filters
+from minicpmv.data.filters import Check, NearDuplicates, Sieve
+from minicpmv.data.readers import Flaw
+from minicpmv.data.sample import Sample
+from minicpmv.messages import ImagePart, Message, Part, TextPart, VideoPart
+
+GERMAN = "Der Hund läuft schnell über die grüne Wiese und freut sich über das schöne Wetter."
+ENGLISH = "The dog runs quickly over the green meadow and is glad about the beautiful weather."
+
+
+def sample(answer: str = "Red.", *media: Part, question: str = "Which colour?", key: str = "a:1") -> Sample:
+    asked = Message("user", (*media, TextPart(question)))
+    return Sample(key, (asked, Message("assistant", (TextPart(answer),))))
+
+
+PICTURE = ImagePart(Image.new("RGB", (64, 64)))
+SMALL = ImagePart(Image.new("RGB", (64, 8)))
+CASES: dict[str, tuple[Check, Sample, Sample]] = {
+    "small picture": (filters.media_open(), sample("Red.", PICTURE), sample("Red.", PICTURE, SMALL)),
+    "missing picture": (filters.media_open(), sample(), sample("Red.", ImagePart("/nowhere/a.png"))),
+    "broken clip": (
+        filters.media_open(),
+        sample("Red.", VideoPart(frames=(Image.new("RGB", (64, 64)),))),
+        sample("Red.", VideoPart(b"\0\0\0\x18ftypmp42 and then nothing")),
+    ),
+    "empty answer": (filters.answer_length(2, 10), sample("ok"), sample("")),
+    "long answer": (filters.answer_length(2, 10), sample("ok"), sample("o" * 11)),
+    "language": (filters.language({"en"}), sample(ENGLISH), sample(GERMAN)),
+    "short text has no language": (filters.language({"en"}), sample("Ja."), sample(GERMAN)),
+    "repetition": (filters.repetition(4, 2), sample(ENGLISH), sample("on and on and on and on and on and on")),
+    "balance": (filters.balance(10), sample("Red.", PICTURE), sample("Red.", *[PICTURE] * 9)),
+    "similarity": (
+        filters.similarity(lambda one: 0.3 if "Red" in one.text else 0.1, 0.2),
+        sample("Red.", PICTURE),
+        sample("Blue.", PICTURE),
+    ),
+    "visual dependence": (
+        filters.visual_dependence(lambda one: "It is red"),
+        sample("Blue.", PICTURE),
+        sample("it is red.", PICTURE),
+    ),
+    "consistency": (
+        filters.consistency(lambda one: ["red", "Red!", "blue"], 0.6),
+        sample("Red."),
+        sample("Blue."),
+    ),
+    "knowledge density": (
+        filters.knowledge_density(0.2),
+        sample("Marie Curie won it in 1903 and 1911.", question="who"),
+        sample("it is so very nice to be here", question="how"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_check_keeps_the_one_and_drops_the_other_with_a_reason(name: str) -> None:
+    check, good, bad = CASES[name]
+    assert check(good) is None
+    assert check(bad)
+
+
+def test_text_only_samples_pass_checks_of_pictures() -> None:
+    assert filters.similarity(lambda one: 0.0, 0.5)(sample()) is None
+    assert filters.visual_dependence(lambda one: "Red.")(sample("Red.")) is None
+
+
+def test_near_duplicates_are_found_whatever_stands_around_them() -> None:
+    check = NearDuplicates(0.7)
+    assert check(sample(ENGLISH * 2, key="a:1")) is None
+    assert check(sample(GERMAN * 2, key="a:2")) is None
+    assert check(sample(ENGLISH * 2 + " Indeed.", key="a:3")) == "it is nearly a:1."
+    assert check(sample("Something else entirely, about trains and bridges in the north.", key="a:4")) is None
+
+
+def test_a_sieve_counts_by_the_first_check_that_objects(tmp_path: Path) -> None:
+    sieve = Sieve({"length": filters.answer_length(2), "language": filters.language({"en"})})
+    results = [sieve(sample(text, key=str(index))) for index, text in enumerate(["ok", "", GERMAN, ENGLISH])]
+    assert [type(result).__name__ for result in results] == ["Sample", "Flaw", "Flaw", "Sample"]
+    assert sieve.kept == 2
+    assert sieve.dropped == {"length": 1, "language": 1}
+    assert isinstance(results[1], Flaw)
+    assert results[1].key == "1"
+    assert results[1].reason.startswith("length: ")
