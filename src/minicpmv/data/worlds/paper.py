@@ -174,7 +174,7 @@ class Paper:
             questions: what can be asked about it.
             scale: resize the sheet by this factor, as a scanner or a screen would.
         """
-        image = paint(generator, self._ink)
+        image = paint(generator, self._ink).copy()
         for box, colour in self._fills:
             rows, columns = slice(int(box.top), int(box.bottom)), slice(int(box.left), int(box.right))
             share = self._ink[rows, columns, None].astype(np.float32) / 255

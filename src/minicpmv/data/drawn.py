@@ -1,0 +1,189 @@
+"""Samples that worlds draw: a page to read, to ask about, to restore or to reason over.
+
+    Studio(faces, world, split) -> page(kind) -> PageSample -> read | ask | restore | reason -> Sample
+
+The studio decides what may be seen in training: words, names, typefaces and one layout of every kind are kept for
+evaluation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from numpy.random import Generator
+from PIL import Image
+
+from minicpmv.data.corruption.calibration import Calibration
+from minicpmv.data.corruption.corrupt import corrupt
+from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
+from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
+from minicpmv.data.worlds.fonts import Face, Split, find_faces
+from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
+from minicpmv.data.worlds.knowledge import Entity, entities_of, make_world
+from minicpmv.data.worlds.paper import PageSample
+from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
+from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
+from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
+from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
+from minicpmv.errors import OptionError
+from minicpmv.messages import ImagePart, Message, TextPart
+
+PAGE_KINDS = ("article", "receipt", "form", "table", "chart", "screen")
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "article": ARTICLE_LAYOUTS,
+    "receipt": RECEIPT_LAYOUTS,
+    "form": FORM_LAYOUTS,
+    "table": TABLE_LAYOUTS,
+    "chart": CHART_LAYOUTS,
+    "screen": SCREEN_LAYOUTS,
+}
+
+READ = ("What is written on the page?", "Read the page.", "Write down the text.")
+RESTORE = ("Write the text of the damaged regions, one per line.", "What do the damaged regions say?")
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What pages are drawn with.
+
+    Attributes:
+        split: whose words, names, faces and layouts.
+        faces: typefaces.
+        entities: whom articles and forms are about.
+        longest_side_px: pages are made no larger than this.
+    """
+
+    split: Split
+    faces: Sequence[Face]
+    entities: Sequence[Entity]
+    longest_side_px: int = 224
+
+    @classmethod
+    def open(cls, split: Split, *, world_seed: int = 0, longest_side_px: int = 224) -> "Studio":
+        """The studio of a split, with the faces that Python packages bring."""
+        faces = find_faces(split, system=False)
+        return cls(split, faces, entities_of(make_world(world_seed), split), longest_side_px)
+
+    def layouts(self, kind: str) -> tuple[str, ...]:
+        """Layouts of a kind of page; the last one is never seen in training."""
+        return LAYOUTS[kind][:-1] if self.split == "train" else LAYOUTS[kind][-1:]
+
+    def page(self, generator: Generator, kind: str) -> PageSample:
+        """A page of a kind, in one of the split's layouts, with a number of lines at random.
+
+        Raises:
+            OptionError: the kind is none of `PAGE_KINDS`.
+        """
+        if kind not in PAGE_KINDS:
+            raise OptionError(f"'{kind}' is no kind of page.", remedy=f"Choose one of {', '.join(PAGE_KINDS)}.")
+        layouts = self.layouts(kind)
+        layout = layouts[int(generator.random() * len(layouts))]
+        size_px = 13 + int(generator.random() * 4)
+        side = self.longest_side_px
+        lines = 2 + int(generator.random() * 5)
+        if kind == "article":
+            size = (side * (2 + int(generator.random() * 3)) // 4, side)
+            return render_article(generator, self.entities, faces=self.faces, size=size, size_px=size_px, layout=layout)
+        if kind == "receipt":
+            return render_receipt(
+                generator,
+                faces=self.faces,
+                split=self.split,
+                num_items=min(lines, 4),
+                width=side,
+                size_px=size_px,
+                layout=layout,
+            )
+        if kind == "form":
+            people = [entity for entity in self.entities if entity.kind == "person"]
+            return render_form(
+                generator,
+                faces=self.faces,
+                split=self.split,
+                people=people,
+                num_fields=lines,
+                width=side,
+                size_px=size_px,
+                layout=layout,
+            )
+        if kind == "table":
+            table = draw_table(generator, self.split, min(lines, 5), 2 + int(generator.random() * 2))
+            return render_table(generator, table, faces=self.faces, size_px=size_px, layout=layout)
+        if kind == "chart":
+            return render_chart(
+                generator, faces=self.faces, num_values=min(lines, 5) + 1, size=(side, side), layout=layout
+            )
+        size = (side * (2 + int(generator.random() * 2)) // 4, side)
+        return render_screen(
+            generator, faces=self.faces, split=self.split, num_lines=lines, size=size, size_px=size_px, layout=layout
+        )
+
+
+Draw = Callable[[Generator, str], Sample]
+"""Source of randomness and key; what a `DrawnFeed` takes."""
+
+
+def read(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+    """Pages whose whole text is to be written."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        page = studio.page(generator, _pick(generator, kinds))
+        return _sample(key, page, _pick(generator, READ), page.text, task="read")
+
+    return draw
+
+
+def ask(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+    """Pages with one of their questions."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        while True:
+            page = studio.page(generator, _pick(generator, kinds))
+            if page.questions:
+                chosen = page.questions[int(generator.random() * len(page.questions))]
+                return _sample(key, page, chosen.question, chosen.answer, task=chosen.task)
+
+    return draw
+
+
+def restore(studio: Studio, calibration: Calibration, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+    """Pages with damaged regions, whose text is to be written in reading order, a line per region."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        page = studio.page(generator, _pick(generator, kinds))
+        damaged = corrupt(generator, page.image, page.regions, calibration)
+        answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
+        sample = _sample(key, page, _pick(generator, RESTORE), answer, task="restore")
+        picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))
+        metadata = {**sample.metadata, "targets": [target.to_dict() for target in damaged.targets]}
+        return Sample(key, (picture, sample.messages[1]), metadata)
+
+    return draw
+
+
+def reason(studio: Studio, *, think: bool, kinds: Sequence[str] = PROBLEM_KINDS) -> Draw:
+    """Tables with a question that takes several steps, with the worked steps as reasoning or without."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        table = draw_table(generator, studio.split, 2 + int(generator.random() * 3), 2 + int(generator.random() * 2))
+        layouts = studio.layouts("table")
+        page = render_table(
+            generator, table, faces=studio.faces, layout=layouts[int(generator.random() * len(layouts))]
+        )
+        problem = draw_problem(generator, table, _pick(generator, kinds))
+        sample = _sample(key, page, problem.question, problem.answer, task=problem.kind)
+        if not think:
+            return sample
+        worked = Message("assistant", sample.messages[1].parts, reasoning=problem.trace)
+        return Sample(key, (sample.messages[0], worked), {**sample.metadata, "steps": problem.steps})
+
+    return draw
+
+
+def _sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
+    asked = Message("user", (ImagePart(Image.fromarray(page.image)), TextPart(question)))
+    return Sample(key, (asked, Message("assistant", (TextPart(answer),))), {"kind": page.kind, "task": task})
+
+
+def _pick(generator: Generator, names: Sequence[str]) -> str:
+    return names[int(generator.random() * len(names))]

@@ -1,0 +1,84 @@
+"""Samples of pages: what is kept for evaluation stays out of training, and every task says what was drawn."""
+
+import numpy as np
+import pytest
+
+from minicpmv.data.corruption.calibration import Calibration, Curve
+from minicpmv.data.corruption.operators import FILLS, OPERATORS
+from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Studio, ask, read, reason, restore
+from minicpmv.data.mixture import Branch, DrawnFeed, Mixture
+from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.words import is_held_out
+from minicpmv.errors import OptionError
+from minicpmv.messages import ImagePart
+
+TRAIN, HELD_OUT = Studio.open("train"), Studio.open("held_out")
+CALIBRATION = Calibration(
+    "made up", 1, 0.0, {name: Curve((0.0, 0.2, 0.3, 1.0), (0.0, 0.03, 0.3, 1.0)) for name in OPERATORS}
+)
+
+
+@pytest.mark.parametrize("kind", PAGE_KINDS)
+@pytest.mark.parametrize("studio", [TRAIN, HELD_OUT], ids=["train", "held_out"])
+def test_every_kind_of_page_can_be_drawn_and_is_no_larger_than_asked(studio: Studio, kind: str) -> None:
+    for seed in range(8):
+        page = studio.page(np.random.default_rng(seed), kind)
+        height, width, _ = page.image.shape
+        assert width <= 240
+        assert height <= 300
+        assert page.regions
+
+
+@pytest.mark.parametrize("kind", PAGE_KINDS)
+def test_one_layout_and_all_held_out_names_are_kept_for_evaluation(kind: str) -> None:
+    assert not set(TRAIN.layouts(kind)) & set(HELD_OUT.layouts(kind))
+    assert {*TRAIN.layouts(kind), *HELD_OUT.layouts(kind)} == set(LAYOUTS[kind])
+    assert not {face.family for face in TRAIN.faces} & {face.family for face in HELD_OUT.faces}
+    assert not any(is_held_out(entity.name) for entity in TRAIN.entities)
+
+
+def test_reading_writes_down_every_line() -> None:
+    sample = read(TRAIN, ["receipt"])(np.random.default_rng(0), "read:0")
+    assert isinstance(sample.messages[0].parts[0], ImagePart)
+    assert "Total" in sample.messages[1].text.split("\n")
+    assert sample.metadata == {"kind": "receipt", "task": "read"}
+
+
+def test_questions_are_those_of_the_page() -> None:
+    seen = {ask(TRAIN)(np.random.default_rng(seed), str(seed)).metadata["task"] for seed in range(60)}
+    assert len(seen) > 10
+
+
+def test_restoring_names_every_target_in_order() -> None:
+    draw = restore(TRAIN, CALIBRATION)
+    levels = set()
+    for seed in range(20):
+        sample = draw(np.random.default_rng(seed), str(seed))
+        targets = sample.metadata["targets"]
+        assert sample.messages[1].text.split("\n") == [target["text"].replace("\n", " ") for target in targets]
+        levels |= {target["level"] for target in targets}
+        assert all((target["operator"] in FILLS) == (target["level"] == "high") for target in targets)
+    assert levels == {"low", "moderate", "high"}
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_problems_have_their_steps_as_reasoning_in_the_long_mode_only(think: bool) -> None:
+    sample = reason(TRAIN, think=think)(np.random.default_rng(3), "reason:0")
+    assert (sample.messages[1].reasoning is not None) == think
+    short = reason(TRAIN, think=False)(np.random.default_rng(3), "reason:0")
+    assert short.messages[1].text == sample.messages[1].text
+
+
+def test_unknown_kinds_are_refused() -> None:
+    with pytest.raises(OptionError, match="no kind of page"):
+        TRAIN.page(np.random.default_rng(0), "poster")
+
+
+def test_drawn_samples_are_a_feed_of_a_mixture() -> None:
+    mixture = Mixture(
+        {"read": Branch(1, DrawnFeed("read", read(TRAIN), 0)), "ask": Branch(1, DrawnFeed("ask", ask(TRAIN), 0))}, 0
+    )
+    names, samples = zip(*(mixture.next() for _ in range(12)), strict=True)
+    assert set(names) == {"read", "ask"}
+    assert all(isinstance(sample, Sample) for sample in samples)
+    assert len({sample.key for sample in samples}) == 12
