@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 NANO_NOTICE = """\
 note: this is the bundled nano model, {millions:.0f} million parameters: it reads printed lines of one to three words
-note: and tells colours and movements in short clips; anything else is a guess. For real use add the option
+note: and names the first and last colour in short clips; anything else is a guess. For real use add the option
 note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
 
 

@@ -17,6 +17,7 @@ import typer
 from minicpmv.cli.ask import ask
 from minicpmv.cli.chat import chat
 from minicpmv.cli.console import say
+from minicpmv.cli.data import data
 from minicpmv.cli.environment import env
 from minicpmv.cli.evaluate import evaluate
 from minicpmv.cli.inputs import MisuseError
@@ -39,6 +40,7 @@ app.command()(chat)
 app.command()(plan)
 app.command()(train)
 app.command("eval")(evaluate)
+app.add_typer(data, name="data")
 app.add_typer(recipes, name="recipes")
 app.command()(env)
 

@@ -1,0 +1,59 @@
+"""A preview shows every sample, escapes what people wrote, and is complete by itself."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from minicpmv.data.corruption.calibration import Calibration, Curve
+from minicpmv.data.corruption.operators import OPERATORS
+from minicpmv.data.drawn import Studio, reason, restore
+from minicpmv.data.preview import write_preview
+from minicpmv.data.readers import Flaw
+from minicpmv.data.sample import Sample
+from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
+
+
+class Outline(HTMLParser):
+    """Counts elements and collects addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: dict[str, int] = {}
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_a_preview_shows_all_and_needs_nothing_else(tmp_path: Path) -> None:
+    studio = Studio.open("train")
+    curves = {name: Curve((0.0, 0.2, 0.3, 1.0), (0.0, 0.03, 0.3, 1.0)) for name in OPERATORS}
+    damaged = restore(studio, Calibration("made up", 1, 0.0, curves))(np.random.default_rng(0), "restore:0")
+    worked = reason(studio, think=True)(np.random.default_rng(0), "reason:0")
+    frames = tuple(Image.new("RGB", (32, 32), (shade, 0, 0)) for shade in range(0, 250, 10))
+    hostile = Sample(
+        "<b>key</b>",
+        (
+            Message("user", (VideoPart(frames=frames), TextPart("<script>alert(1)</script>"))),
+            Message("assistant", (TextPart("a & b"),)),
+        ),
+        {"note": "<i>"},
+    )
+    missing = Sample("gone", (Message("user", (ImagePart("/nowhere.png"),)), Message("assistant", (TextPart("x"),))))
+    samples = [damaged, worked, hostile, missing, Flaw("broken", "it is <broken>.")]
+    path = tmp_path / "preview.html"
+    assert write_preview([("here", sample) for sample in samples], path, title="A & B") == 5
+    text = path.read_text()
+    outline = Outline()
+    outline.feed(text)
+    assert outline.count["article"] == 5
+    assert outline.count["img"] == 1 + 1 + 12
+    assert outline.count["i"] == len(damaged.metadata["targets"])
+    assert "script" not in outline.count
+    assert all(address.startswith("data:image/png;base64,") for address in outline.addresses)
+    assert "it is &lt;broken&gt;." in text
+    assert "nowhere.png" in text
+    assert not list(tmp_path.glob("*.partial"))
