@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from minicpmv.generation.chat import Assistant
 
 NANO_NOTICE = """\
-note: this is the bundled nano model, {millions:.0f} million parameters: it reads printed lines of one to three words
-note: and names the first and last colour in short clips; anything else is a guess. For real use add the option
+note: this is the bundled nano model, {millions:.1f} million parameters. It names the first, last or only colour in
+note: a short clip, and reads short printed lines with about one wrong character in four. For real use add the option
 note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
 
 
