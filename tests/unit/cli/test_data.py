@@ -1,26 +1,9 @@
 """`minicpmv data`: a page to look at, and counts that add up."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from minicpmv.cli.main import main
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """One command line: exit code, stdout, stderr."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return command
+from tests.unit.cli.conftest import Run
 
 
 def write(path: Path) -> Path:
