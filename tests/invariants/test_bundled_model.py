@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from minicpmv.evaluation.run import evaluate
@@ -49,6 +50,12 @@ def test_it_reads_the_sign_and_the_label_and_watches_the_clip(assistant: Assista
     }
     assert answers["clip.mp4"] == "black"
     assert sum(a == b for a, b in zip(answers["sign.png"], "Pasta $7.50", strict=False)) >= 8
+
+
+def test_it_stops_where_it_knows_nothing(assistant: Assistant) -> None:
+    """A picture of one pixel's width makes it repeat itself; without a limit of its own it went on for 2048 tokens."""
+    thin = ImagePart(Image.new("RGB", (1, 5000), "red"))
+    assert assistant.ask([Message("user", (thin, TextPart("What is it?")))]).new_tokens <= 96
 
 
 def test_a_stream_says_what_one_answer_says(assistant: Assistant) -> None:

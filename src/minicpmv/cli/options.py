@@ -43,7 +43,7 @@ Think = Annotated[bool, typer.Option("--think/--no-think", help="Reason before a
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
-        help="Longest answer in tokens. Default: 2048, or what the context leaves.",
+        help="Longest answer in tokens. Default: the checkpoint's, else 2048, or what the context leaves.",
         metavar="N",
     ),
 ]

@@ -133,7 +133,7 @@ class Assistant:
             visual=num_visual,
             context=context_length(self.model),
             wanted=options.max_new_tokens,
-            default=DEFAULT_MAX_NEW_TOKENS,
+            default=self.model.generation_config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS,
         )
         arguments = {
             **options.resolve(self.model.generation_config),

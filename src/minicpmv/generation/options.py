@@ -12,7 +12,7 @@ from typing import Any
 from minicpmv.errors import OptionError
 
 DEFAULT_MAX_NEW_TOKENS = 2048
-"""Tokens an answer may have if nobody says otherwise. Source: the official `chat`."""
+"""Tokens an answer may have if neither the caller nor the checkpoint says otherwise. Source: the official `chat`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,8 @@ class GenerationOptions:
     """Let the model reason before it answers (the long mode)."""
 
     max_new_tokens: int | None = None
-    """Longest answer in tokens, reasoning included. None: 2048, or less where the context leaves less."""
+    """Longest answer in tokens, reasoning included. None: the checkpoint's, else 2048, or less where the
+    context leaves less."""
 
     min_new_tokens: int = 0
     """Shortest answer in tokens."""

@@ -18,6 +18,9 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 
+LONGEST_ANSWER = 96
+"""In tokens; about twice that of the worlds. A small model that is asked beyond them repeats itself until stopped."""
+
 
 def build_processor(
     model: MiniCPMVForConditionalGeneration, tokenizer: Any, clips: MiniCPMVVideoProcessor
@@ -61,6 +64,7 @@ def write_model_folder(
     stored.to(dtype=dtype)  # type: ignore[call-arg]  # transformers wraps `to` without its overloads
     stored.load_state_dict(weights)
     stored.generation_config = GenerationConfig(
+        max_new_tokens=LONGEST_ANSWER,
         bos_token_id=tokenizer.pad_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
         pad_token_id=tokenizer.pad_token_id,
