@@ -37,7 +37,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
     from minicpmv.processing.image_processor import MiniCPMVImageProcessor
     from minicpmv.processing.processor import MiniCPMVProcessor
-    from minicpmv.training.tokenizer import train_tokenizer
+    from minicpmv.training.towers.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("toy")
     config = MiniCPMVConfig.preset("toy")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.recipes.loader import load_recipe
-from minicpmv.training import runstate
-from minicpmv.training.loop import TrainingError
-from minicpmv.training.recipe import Recipe, StageRecipe
-from minicpmv.training.run import build_learner, train
-from minicpmv.training.runstate import Position
+from minicpmv.training.towers import runstate
+from minicpmv.training.towers.loop import TrainingError
+from minicpmv.training.towers.recipe import Recipe, StageRecipe
+from minicpmv.training.towers.run import build_learner, train
+from minicpmv.training.towers.runstate import Position
 
 RECIPE = Path(__file__).parents[1] / "toy_recipe.yaml"
 

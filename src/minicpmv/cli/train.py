@@ -11,8 +11,8 @@ from minicpmv.cli.console import say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
-    from minicpmv.training.recipe import Recipe
-    from minicpmv.training.runstate import Position
+    from minicpmv.training.towers.recipe import Recipe
+    from minicpmv.training.towers.runstate import Position
 
 
 def train(
@@ -57,7 +57,7 @@ def train(
 def _run(recipe: "Recipe", folder: Path, device: str, max_seconds: float) -> None:
     """Train, and say at every end what the run has become."""
     from minicpmv.cli.training_progress import TrainingProgress
-    from minicpmv.training.run import train as carry_out
+    from minicpmv.training.towers.run import train as carry_out
 
     _tell_start(recipe, folder)
     try:
@@ -79,7 +79,7 @@ def _run(recipe: "Recipe", folder: Path, device: str, max_seconds: float) -> Non
 def _tell_start(recipe: "Recipe", folder: Path) -> None:
     """Whether this is a new run or an old one, and which of an old run's settings have changed since."""
     from minicpmv.settings import dump_settings
-    from minicpmv.training import runstate
+    from minicpmv.training.towers import runstate
 
     checkpoint = runstate.find_checkpoint(folder)
     if checkpoint is None:
@@ -95,7 +95,7 @@ def _tell_start(recipe: "Recipe", folder: Path) -> None:
 
 
 def _resume_hint(recipe: "Recipe", folder: Path) -> str:
-    from minicpmv.training import runstate
+    from minicpmv.training.towers import runstate
 
     checkpoint = runstate.find_checkpoint(folder)
     if checkpoint is None:
@@ -114,7 +114,7 @@ def where(recipe: "Recipe", position: "Position") -> str:
 
 def describe(recipe: "Recipe") -> str:
     """The stages of a recipe with what each trains, on how much."""
-    from minicpmv.training.run import build_learner
+    from minicpmv.training.towers.run import build_learner
 
     sizes = {
         part: sum(parameter.numel() for parameter in module.parameters())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from minicpmv.cli.console import say
 
 if TYPE_CHECKING:
-    from minicpmv.training.recipe import Recipe, StageRecipe
+    from minicpmv.training.towers.recipe import Recipe, StageRecipe
 
 LINE_EVERY_S = 30.0
 """Without a terminal, one line of progress in this time."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minicpmv.errors import SettingsError
 from minicpmv.settings import read_settings
-from minicpmv.training.recipe import Recipe
+from minicpmv.training.towers.recipe import Recipe
 
 
 def bundled_recipes() -> dict[str, Path]:

@@ -1,12 +1,24 @@
-"""Optimiser groups and the warmup-stable-decay schedule."""
+"""Who learns and how fast: parts, optimiser groups, AdamW and Muon.
+
+parts + rates -> select_trainable -> build_optimiser -> set_rates(factor) -> step
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from minicpmv.training.recipe import OptimiserRecipe, StageRecipe
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserRecipe:
+    """AdamW; weight decay and clipping also hold for what learns with Muon."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+    clip_norm: float
+
 
 # Tables and queries are lookups, not maps: pulling them towards zero only erases rarely used rows.
 _UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes")
@@ -16,39 +28,24 @@ _MUON_MOMENTUM = 0.95
 """Source: Muon as published (github.com/KellerJordan/Muon), also the default of `torch.optim.Muon`."""
 
 
-def rate_factor(step: int, stage: StageRecipe) -> float:
-    """Share of the peak rate at `step` (counted from 0): linear warm-up, plateau, linear decay to zero.
-
-    >>> stage = StageRecipe(name="s", objective="answers", rates={"llm": 1.0}, worlds={"lines": 1.0}, steps=10, batch=1,
-    ...                     warmup=2, decay=0.4)
-    >>> [round(rate_factor(step, stage), 2) for step in range(10)]
-    [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
-    """
-    if step < stage.warmup:
-        return (step + 1) / stage.warmup
-    decay_steps = round(stage.steps * stage.decay)
-    remaining = stage.steps - step
-    return min(1.0, remaining / decay_steps) if decay_steps else 1.0
-
-
 def part_of(name: str) -> str:
     """The part that a parameter belongs to."""
     return name.split(".", 1)[0]
 
 
-def select_trainable(parts: Mapping[str, nn.Module], stage: StageRecipe) -> dict[str, nn.Parameter]:
-    """Freeze what the stage does not name, and return the rest by name.
+def select_trainable(parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> dict[str, nn.Parameter]:
+    """Freeze the parts that have no rate, and return the rest by name.
 
     Args:
         parts: modules by part name.
-        stage: whose `rates` name the parts that train.
+        rates: peak rate of every part that trains.
 
     Returns:
         Trainable parameters by full name, in a stable order.
     """
     trainable: dict[str, nn.Parameter] = {}
     for part, module in parts.items():
-        module.requires_grad_(part in stage.rates)
+        module.requires_grad_(part in rates)
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 trainable[f"{part}.{name}"] = parameter
@@ -89,13 +86,22 @@ class Optimisers:
             member.zero_grad(set_to_none=True)
 
 
-def build_optimiser(trainable: Mapping[str, nn.Parameter], stage: StageRecipe, recipe: OptimiserRecipe) -> Optimisers:
-    """AdamW with one group per (part, decayed or not); if the stage asks for it, Muon for the matrices of layers.
+def build_optimiser(
+    trainable: Mapping[str, nn.Parameter], rates: Mapping[str, float], recipe: OptimiserRecipe, muon_factor: float = 0.0
+) -> Optimisers:
+    """AdamW with one group per (part, decayed or not); if asked for, Muon for the matrices of layers.
 
-    Every group remembers its `peak` rate.
+    Args:
+        trainable: parameters by full name, as `select_trainable` gives them.
+        rates: peak rate of every part.
+        recipe: settings of AdamW; weight decay also holds for what learns with Muon.
+        muon_factor: matrices of layers learn with Muon at this multiple of their part's rate; 0 leaves them to AdamW.
+
+    Returns:
+        Optimisers whose groups remember their `peak` rate.
     """
     muon = {
-        name: parameter for name, parameter in trainable.items() if stage.muon and is_hidden_matrix(name, parameter)
+        name: parameter for name, parameter in trainable.items() if muon_factor and is_hidden_matrix(name, parameter)
     }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
@@ -103,7 +109,7 @@ def build_optimiser(trainable: Mapping[str, nn.Parameter], stage: StageRecipe, r
             decayed = parameter.ndim >= 2 and not any(word in name for word in _UNDECAYED)
             groups.setdefault((part_of(name), decayed), []).append(parameter)
     settings = [
-        _group(parameters, stage.rates[part], recipe.weight_decay if decayed else 0.0)
+        _group(parameters, rates[part], recipe.weight_decay if decayed else 0.0)
         for (part, decayed), parameters in groups.items()
     ]
     members: list[torch.optim.Optimizer] = []
@@ -114,8 +120,7 @@ def build_optimiser(trainable: Mapping[str, nn.Parameter], stage: StageRecipe, r
         for name, parameter in muon.items():
             by_part.setdefault(part_of(name), []).append(parameter)
         matrices = [
-            _group(parameters, stage.muon * stage.rates[part], recipe.weight_decay)
-            for part, parameters in by_part.items()
+            _group(parameters, muon_factor * rates[part], recipe.weight_decay) for part, parameters in by_part.items()
         ]
         # "match_rms_adamw": a rate means about the same length of step as with AdamW.
         members.append(torch.optim.Muon(matrices, momentum=_MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))

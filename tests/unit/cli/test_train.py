@@ -9,7 +9,7 @@ import pytest
 from minicpmv.cli.main import main
 from minicpmv.cli.training_progress import RunningMeans
 from minicpmv.recipes.loader import bundled_recipes
-from minicpmv.training.run import train
+from minicpmv.training.towers.run import train
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "tests" / "toy_recipe.yaml"
@@ -93,12 +93,12 @@ def test_an_interrupt_tells_where_the_run_stands(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minicpmv.training.run.train", interrupt)
+    monkeypatch.setattr("minicpmv.training.towers.run.train", interrupt)
     assert command(RECIPE, "--out", folder, "--device", "cpu") == 130
     told = capsys.readouterr().err
     assert "Interrupted." in told
     assert "step 1 of 3 of stage 'vision'" in told
-    monkeypatch.setattr("minicpmv.training.run.train", train)
+    monkeypatch.setattr("minicpmv.training.towers.run.train", train)
     assert command(RECIPE, "--out", folder, "--device", "cpu", "--max-minutes", "1e-6") == 0
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicpmv.generation.decoding import IncrementalDecoder, cut_at_terminator, decode
-from minicpmv.training.tokenizer import train_tokenizer
+from minicpmv.training.towers.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["What does the sign say?", "the shape moves right"], 640)
 

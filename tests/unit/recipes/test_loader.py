@@ -5,8 +5,8 @@ import pytest
 from minicpmv.errors import SettingsError
 from minicpmv.model.presets import PRESETS
 from minicpmv.recipes.loader import bundled_recipes, load_recipe
-from minicpmv.training.answers import WORLDS
-from minicpmv.training.objectives import READABLE
+from minicpmv.training.towers.answers import WORLDS
+from minicpmv.training.towers.objectives import READABLE
 
 
 @pytest.mark.parametrize("name", sorted(bundled_recipes()))

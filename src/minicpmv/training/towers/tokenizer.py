@@ -89,4 +89,4 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> MiniCPMVTokenizerF
 
 def chat_template() -> str:
     """A jinja template that renders the release's layout, for programs that read templates."""
-    return files("minicpmv.training").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+    return files("minicpmv.training.towers").joinpath("chat_template.jinja").read_text(encoding="utf-8")

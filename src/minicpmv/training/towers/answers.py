@@ -31,11 +31,11 @@ from minicpmv.processing.packing import FrameGroup, order_items, plan_groups
 from minicpmv.processing.patches import patchify_all
 from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
-from minicpmv.training.learner import Learner
-from minicpmv.training.objectives import Batch, split_counts, step_generator
-from minicpmv.training.patch_reading import PatchLabels, label_tensors, patch_reading_loss
-from minicpmv.training.reading_slots import letters_in_slots, slot_loss, slot_tensors
-from minicpmv.training.recipe import StageRecipe
+from minicpmv.training.towers.learner import Learner
+from minicpmv.training.towers.objectives import Batch, split_counts, step_generator
+from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
+from minicpmv.training.towers.reading_slots import letters_in_slots, slot_loss, slot_tensors
+from minicpmv.training.towers.recipe import StageRecipe
 
 STILL = ((-1,),)
 """Time ids of a picture: one pack of one frame without a time."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from minicpmv.errors import SettingsError
+from minicpmv.training.optim import OptimiserRecipe
+from minicpmv.training.schedule import Schedule
 
 Objective = Literal["patches", "answers"]
 PARTS = ("llm", "resampler", "vpm", "patch_reader", "slot_codes")
@@ -34,15 +36,6 @@ class ClipRecipe:
     choose_fps: float
     packing: int
     max_frames: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiserRecipe:
-    """AdamW; weight decay and clipping also hold for what learns with Muon."""
-
-    betas: tuple[float, float]
-    weight_decay: float
-    clip_norm: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +71,12 @@ class StageRecipe:
 
     slot_loss: float = 0.0
     """Weight of the resampler's dense reading loss beside the answers."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Warm up, stay, come down to nothing."""
+        decay = min(round(self.steps * self.decay), self.steps - self.warmup)
+        return Schedule(steps=self.steps, warmup=self.warmup, decay=decay)
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.rates if part not in PARTS]

@@ -6,7 +6,7 @@ import torch
 
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.shapes import COLOURS
-from minicpmv.training.patch_reading import (
+from minicpmv.training.towers.patch_reading import (
     FEW_LABELS,
     UNKNOWN,
     PatchLabels,

@@ -22,19 +22,19 @@ from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
-from minicpmv.training import runstate
 from minicpmv.training.allocator import keep_freed_memory
-from minicpmv.training.answers import AnswerQuestions
-from minicpmv.training.initialisation import initialise_resampler
-from minicpmv.training.learner import Learner
-from minicpmv.training.loop import Reporter, Run, TrainingError, run_stages
 from minicpmv.training.model_folder import build_processor, write_model_folder
-from minicpmv.training.objectives import Objective, ReadPatches
-from minicpmv.training.patch_reading import PatchReader
-from minicpmv.training.reading_slots import SlotCodes
-from minicpmv.training.recipe import Recipe
-from minicpmv.training.runstate import Position
-from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
+from minicpmv.training.towers import runstate
+from minicpmv.training.towers.answers import AnswerQuestions
+from minicpmv.training.towers.initialisation import initialise_resampler
+from minicpmv.training.towers.learner import Learner
+from minicpmv.training.towers.loop import Reporter, Run, TrainingError, run_stages
+from minicpmv.training.towers.objectives import Objective, ReadPatches
+from minicpmv.training.towers.patch_reading import PatchReader
+from minicpmv.training.towers.reading_slots import SlotCodes
+from minicpmv.training.towers.recipe import Recipe
+from minicpmv.training.towers.runstate import Position
+from minicpmv.training.towers.tokenizer import PLACEHOLDER, train_tokenizer
 
 TOKEN_RMS = 0.05
 """Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""

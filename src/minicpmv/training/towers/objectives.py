@@ -19,10 +19,10 @@ from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
-from minicpmv.training.learner import Learner
-from minicpmv.training.patch_reading import PatchLabels, label_tensors, patch_reading_loss
-from minicpmv.training.reading_slots import letters_in_slots, slot_loss, slot_tensors
-from minicpmv.training.recipe import StageRecipe
+from minicpmv.training.towers.learner import Learner
+from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
+from minicpmv.training.towers.reading_slots import letters_in_slots, slot_loss, slot_tensors
+from minicpmv.training.towers.recipe import StageRecipe
 
 Batch = dict[str, Any]
 

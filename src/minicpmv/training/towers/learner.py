@@ -3,8 +3,8 @@
 from torch import nn
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.training.patch_reading import PatchReader
-from minicpmv.training.reading_slots import SlotCodes
+from minicpmv.training.towers.patch_reading import PatchReader
+from minicpmv.training.towers.reading_slots import SlotCodes
 
 
 class Learner(nn.Module):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.strips import NUM_CHARACTERS
-from minicpmv.training.initialisation import looking_places
-from minicpmv.training.patch_reading import counted_slots
+from minicpmv.training.towers.initialisation import looking_places
+from minicpmv.training.towers.patch_reading import counted_slots
 
 THIRDS = 3
 """Places for letters in the width of a patch."""

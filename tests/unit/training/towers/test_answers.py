@@ -11,10 +11,10 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast
-from minicpmv.training.answers import STILL, WORLDS, Exchange, answer_loss, collate
-from minicpmv.training.objectives import split_counts, step_generator
-from minicpmv.training.patch_reading import BLANKS_KEPT, UNKNOWN, PatchLabels, counted_slots
-from minicpmv.training.tokenizer import PLACEHOLDER, train_tokenizer
+from minicpmv.training.towers.answers import STILL, WORLDS, Exchange, answer_loss, collate
+from minicpmv.training.towers.objectives import split_counts, step_generator
+from minicpmv.training.towers.patch_reading import BLANKS_KEPT, UNKNOWN, PatchLabels, counted_slots
+from minicpmv.training.towers.tokenizer import PLACEHOLDER, train_tokenizer
 
 RESOLUTION = 112
 

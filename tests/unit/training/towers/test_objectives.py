@@ -8,11 +8,11 @@ import torch
 
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.recipes.loader import load_recipe
-from minicpmv.training.objectives import READABLE, ReadPatches
-from minicpmv.training.recipe import Recipe
-from minicpmv.training.run import build_learner
+from minicpmv.training.towers.objectives import READABLE, ReadPatches
+from minicpmv.training.towers.recipe import Recipe
+from minicpmv.training.towers.run import build_learner
 
-TOY = Path(__file__).parents[2] / "toy_recipe.yaml"
+TOY = Path(__file__).parents[3] / "toy_recipe.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.model.positions import sinusoid_2d
 from minicpmv.model.resampler import HEAD_WIDTH, Resampler
-from minicpmv.training.initialisation import initialise_resampler, looking_places
-from minicpmv.training.reading_slots import UNCLEAR, SlotCodes, letters_in_slots, slot_loss, slot_tensors
+from minicpmv.training.towers.initialisation import initialise_resampler, looking_places
+from minicpmv.training.towers.reading_slots import UNCLEAR, SlotCodes, letters_in_slots, slot_loss, slot_tensors
 
 WIDTH, QUERIES = 256, 64
 

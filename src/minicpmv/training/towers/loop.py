@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.errors import MiniCPMVError
-from minicpmv.training import runstate
-from minicpmv.training.learner import Learner
-from minicpmv.training.objectives import Batch, Objective
-from minicpmv.training.optim import Optimisers, build_optimiser, rate_factor, select_trainable, set_rates
-from minicpmv.training.recipe import Recipe, StageRecipe
-from minicpmv.training.runstate import Position
+from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
+from minicpmv.training.towers import runstate
+from minicpmv.training.towers.learner import Learner
+from minicpmv.training.towers.objectives import Batch, Objective
+from minicpmv.training.towers.recipe import Recipe, StageRecipe
+from minicpmv.training.towers.runstate import Position
 
 
 class TrainingError(MiniCPMVError, RuntimeError):
@@ -45,7 +45,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All that a stage needs, made by `minicpmv.training.run`."""
+    """All that a stage needs, made by `minicpmv.training.towers.run`."""
 
     recipe: Recipe
     folder: Path
@@ -86,23 +86,24 @@ def run_stages(run: Run, position: Position) -> Position:
 
 
 def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
-    trainable = select_trainable(run.learner.parts, stage)
-    optimiser = build_optimiser(trainable, stage, run.recipe.optimiser)
+    trainable = select_trainable(run.learner.parts, stage.rates)
+    optimiser = build_optimiser(trainable, stage.rates, run.recipe.optimiser, stage.muon)
     checkpoint = runstate.find_checkpoint(run.folder)
     if position.step and checkpoint is not None:
         runstate.load_optimiser(checkpoint, trainable, optimiser)
     for part, module in run.learner.parts.items():
         module.train(part in stage.rates)
     run.reporter.stage(stage, position.step)
-    objective = run.objectives[stage.name]
+    objective, schedule = run.objectives[stage.name], stage.schedule
     began = saved = time.monotonic()
     spent = position.seconds
     for step, batch in _batches(objective, range(position.step, stage.steps), run.device):
-        set_rates(optimiser, rate_factor(step, stage))
+        factor = schedule.factor(step)
+        set_rates(optimiser, factor)
         numbers = _update(run, objective, batch, trainable, optimiser, step)
         now = time.monotonic()
         position = replace(position, step=step + 1, seconds=spent + now - began)
-        _report(run, stage, position, {**numbers, "rate": rate_factor(step, stage)})
+        _report(run, stage, position, {**numbers, "rate": factor})
         last = step + 1 == stage.steps
         if last or now - saved > run.recipe.save_every_s or now > run.deadline:
             done = Position(position.stage + 1, 0, position.seconds) if last else position

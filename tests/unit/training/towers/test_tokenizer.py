@@ -8,7 +8,7 @@ import pytest
 
 from minicpmv.errors import SettingsError
 from minicpmv.processing.tokenizer import MiniCPMVTokenizerFast, load_tokenizer
-from minicpmv.training.tokenizer import special_tokens, train_tokenizer
+from minicpmv.training.towers.tokenizer import special_tokens, train_tokenizer
 
 TEXTS = ["What does the text say?", "the quick brown fox", "Which colour appears first?"] * 20
 Conversation = list[dict[str, Any]]
