@@ -36,7 +36,7 @@ def read_settings(source: Path | str | Mapping[str, Any], kind: type[T], overrid
     where = "settings"
     if isinstance(source, Path | str):
         where = str(source)
-        source = _parse(Path(source))
+        source = parse_yaml(Path(source))
     tree = _copied(source)
     for override in overrides:
         _apply(tree, override)
@@ -49,7 +49,12 @@ def dump_settings(settings: Any) -> str:
     return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
 
 
-def _parse(path: Path) -> Mapping[str, Any]:
+def parse_yaml(path: Path) -> Mapping[str, Any]:
+    """A YAML file with a mapping at top level.
+
+    Raises:
+        SettingsError: it is missing, unreadable or something else.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

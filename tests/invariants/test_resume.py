@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.recipes.loader import load_recipe
+from minicpmv.recipes.loader import load_towers
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.loop import TrainingError
-from minicpmv.training.towers.recipe import Recipe, StageRecipe
+from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
 from minicpmv.training.towers.run import build_learner, train
 from minicpmv.training.towers.runstate import Position
 
@@ -52,8 +52,8 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_recipe(str(RECIPE))
+def recipe() -> TowersRecipe:
+    return load_towers(str(RECIPE))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,13 +65,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def uninterrupted(recipe: TowersRecipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder, diary = tmp_path_factory.mktemp("uninterrupted"), Diary()
     return Finished(folder, diary, train(recipe, folder, reporter=diary, device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def interrupted(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def interrupted(recipe: TowersRecipe, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Stopped after every single step."""
     folder, diary = tmp_path_factory.mktemp("interrupted"), Diary()
     position = Position()
@@ -86,7 +86,7 @@ def equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_both_runs_finish_every_step_once(recipe: Recipe, uninterrupted: Finished, interrupted: Finished) -> None:
+def test_both_runs_finish_every_step_once(recipe: TowersRecipe, uninterrupted: Finished, interrupted: Finished) -> None:
     steps = [(stage.name, step + 1) for stage in recipe.stages for step in range(stage.steps)]
     assert list(uninterrupted.diary.entries) == steps
     assert list(interrupted.diary.entries) == steps
@@ -108,7 +108,7 @@ def test_the_finished_models_are_the_same_files(uninterrupted: Finished, interru
         assert first == second, file
 
 
-def test_training_moved_what_the_recipe_trains(recipe: Recipe, uninterrupted: Finished) -> None:
+def test_training_moved_what_the_recipe_trains(recipe: TowersRecipe, uninterrupted: Finished) -> None:
     """Otherwise two runs that do nothing would pass the tests above."""
     blank = build_learner(recipe)
     for part, module in blank.parts.items():
@@ -119,7 +119,7 @@ def test_training_moved_what_the_recipe_trains(recipe: Recipe, uninterrupted: Fi
         assert sum(moved) > len(moved) / 2, part
 
 
-def test_a_stage_moves_the_parts_it_names_and_no_others(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_stage_moves_the_parts_it_names_and_no_others(recipe: TowersRecipe, tmp_path: Path) -> None:
     """One step of the first stage: only the tower and the dense head."""
     position = train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
     assert (position.stage, position.step) == (0, 1)
@@ -129,7 +129,7 @@ def test_a_stage_moves_the_parts_it_names_and_no_others(recipe: Recipe, tmp_path
         assert any(not unmoved for unmoved in same) if part in recipe.stages[0].rates else all(same), part
 
 
-def test_a_finished_run_is_left_as_it_is(recipe: Recipe, uninterrupted: Finished) -> None:
+def test_a_finished_run_is_left_as_it_is(recipe: TowersRecipe, uninterrupted: Finished) -> None:
     before, diary = uninterrupted.weights, Diary()
     position = train(recipe, uninterrupted.folder, reporter=diary, device="cpu")
     assert position.stage == len(recipe.stages)
@@ -137,7 +137,7 @@ def test_a_finished_run_is_left_as_it_is(recipe: Recipe, uninterrupted: Finished
     assert equal(before, uninterrupted.weights)
 
 
-def test_a_crash_between_two_renames_loses_nothing(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_crash_between_two_renames_loses_nothing(recipe: TowersRecipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
     found = runstate.find_checkpoint(tmp_path)
@@ -160,7 +160,7 @@ def test_the_finished_model_can_be_loaded(uninterrupted: Finished) -> None:
     assert torch.equal(model.resampler.query, stored)
 
 
-def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe: TowersRecipe, tmp_path: Path) -> None:
     """Two would overwrite each other's checkpoints without a word."""
     with FileLock(tmp_path / "lock"), pytest.raises(TrainingError, match="Another process"):
         train(recipe, tmp_path, reporter=Diary())

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Look at training data, and count it.", no_args_is_help=True)
 
+DRAWN = ("read", "ask", "reason", "lines", "scenes", "clips", "facts")
+
 SourceName = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="A .jsonl, .parquet, .tar or .pdf file, a folder of them, or a world: read, ask, reason."
+        metavar="SOURCE",
+        help="A .jsonl, .parquet, .tar or .pdf file, a folder of them, or a world: " + ", ".join(DRAWN),
     ),
 ]
-DRAWN = ("read", "ask", "reason")
 
 
 @data.command()
@@ -87,15 +89,9 @@ def _samples(source: str, seed: int) -> "Iterator[Sample | Flaw]":
 
 
 def _drawn(name: str, seed: int) -> "Iterator[Sample | Flaw]":
-    from minicpmv.data import drawn
     from minicpmv.data.mixture import DrawnFeed
+    from minicpmv.data.sources import open_world
 
-    studio = drawn.Studio.open("train")
-    draw = {
-        "read": lambda: drawn.read(studio),
-        "ask": lambda: drawn.ask(studio),
-        "reason": lambda: drawn.reason(studio, think=True),
-    }[name]()
-    feed = DrawnFeed(name, draw, seed)
+    feed = DrawnFeed(name, open_world(name, {}), seed)
     while True:
         yield feed.next()

@@ -2,23 +2,36 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from minicpmv.cli import options as shared
-from minicpmv.cli.console import say, working
+from minicpmv.cli.console import working
 from minicpmv.errors import OptionError
 
-if TYPE_CHECKING:
-    from minicpmv.training.towers.recipe import Recipe
-    from minicpmv.training.towers.runstate import Position
+TINY_STEPS = 2
+"""Steps of a stage with --tiny."""
 
 
-def train(
+def train(  # noqa: PLR0913 - one option each
     name: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A bundled recipe (see `minicpmv recipes list`), or a YAML file.")
     ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Start from this folder or hub id, or from nano.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Learn from this file or folder (.jsonl, .parquet, .tar, .pdf) alone; repeatable."),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="How often to see every record of --data. Default: 3.", metavar="E")
+    ] = None,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora", help="Train adapters and the whole resampler, at ten times the rates of the recipe."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE.", metavar="DIR")] = None,
     changes: shared.Changes = None,
     threads: Annotated[
@@ -28,16 +41,26 @@ def train(
     max_minutes: Annotated[
         float | None, typer.Option(help="Save and stop after this time; run again to go on.", metavar="M")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show stages, parameters and samples.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Only two small steps, to see that everything works.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, on how much.")] = False,
 ) -> None:
     """Train a model by a recipe. The same command again goes on where it stopped."""
     from minicpmv.recipes.loader import load_recipe
+    from minicpmv.training.recipe import TrainingRecipe
 
+    for option, number in {"--threads": threads, "--max-minutes": max_minutes, "--epochs": epochs}.items():
+        if number is not None and not number > 0:
+            raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
+    if epochs is not None and not data:
+        raise OptionError("--epochs needs --data.", remedy="Worlds have no end: use --set schedule.steps=N.")
     recipe = load_recipe(name, changes or ())
-    for option, value in (("--threads", threads), ("--max-minutes", max_minutes)):
-        if value is not None and not value > 0:
-            raise OptionError(f"{option} is {value}.", remedy="It must be more than 0.")
-    folder = out or Path("runs") / recipe.name
+    own = {"--model": model, "--data": data, "--epochs": epochs, "--lora": lora}
+    given = [option for option, value in own.items() if value]
+    if given and not isinstance(recipe, TrainingRecipe):
+        raise OptionError(
+            f"{name} grows a model from nothing; {', '.join(given)} cannot change that.",
+            remedy="Choose another recipe.",
+        )
     with working("loading torch"):
         import torch
 
@@ -48,90 +71,14 @@ def train(
         if threads is not None:
             torch.set_num_threads(threads)
         place = str(checked_device(device))
-    if dry_run:
-        print(describe(recipe))
+    folder, max_seconds = out or Path("runs") / recipe.name, math.inf if max_minutes is None else max_minutes * 60
+    if isinstance(recipe, TrainingRecipe):
+        from minicpmv.cli.train_stage import describe_stage, run_stage, with_own_data
+
+        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, tiny=tiny)
+        print(describe_stage(recipe)) if dry_run else run_stage(recipe, folder, device, max_seconds)
         return
-    _run(recipe, folder, place, math.inf if max_minutes is None else max_minutes * 60)
+    from minicpmv.cli.train_towers import describe_towers, run_towers, tiny_towers
 
-
-def _run(recipe: "Recipe", folder: Path, device: str, max_seconds: float) -> None:
-    """Train, and say at every end what the run has become."""
-    from minicpmv.cli.training_progress import TrainingProgress
-    from minicpmv.training.towers.run import train as carry_out
-
-    _tell_start(recipe, folder)
-    try:
-        with TrainingProgress(recipe) as progress:
-            position = carry_out(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
-    except KeyboardInterrupt:
-        say(f"Interrupted. {_resume_hint(recipe, folder)}")
-        raise
-    if position.stage < len(recipe.stages):
-        say(f"Time is up. {_resume_hint(recipe, folder)}")
-        return
-    home = folder / "model"
-    say(
-        f"Done after {position.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}"
-    )
-    print(home)
-
-
-def _tell_start(recipe: "Recipe", folder: Path) -> None:
-    """Whether this is a new run or an old one, and which of an old run's settings have changed since."""
-    from minicpmv.settings import dump_settings
-    from minicpmv.training.towers import runstate
-
-    checkpoint = runstate.find_checkpoint(folder)
-    if checkpoint is None:
-        say(f"Training {recipe.name} in {folder}. Ctrl-C stops it; the same command goes on.")
-        return
-    say(f"Going on in {folder}: {where(recipe, runstate.load_position(checkpoint))}.")
-    kept = folder / "recipe.yaml"
-    if kept.is_file():
-        before = kept.read_text(encoding="utf-8").splitlines()
-        for line in dump_settings(recipe).splitlines():
-            if line not in before:
-                say(f"note: changed since the run began: {line.strip()}")
-
-
-def _resume_hint(recipe: "Recipe", folder: Path) -> str:
-    from minicpmv.training.towers import runstate
-
-    checkpoint = runstate.find_checkpoint(folder)
-    if checkpoint is None:
-        return "Nothing was saved yet; the same command starts again."
-    return f"{folder} holds {where(recipe, runstate.load_position(checkpoint))}. The same command goes on from there."
-
-
-def where(recipe: "Recipe", position: "Position") -> str:
-    """A position in words."""
-    minutes = f"{position.seconds / 60:.1f} minutes of training"
-    if position.stage >= len(recipe.stages):
-        return f"all {len(recipe.stages)} stages, {minutes}"
-    stage = recipe.stages[position.stage]
-    return f"step {position.step} of {stage.steps} of stage {stage.name!r}, {minutes}"
-
-
-def describe(recipe: "Recipe") -> str:
-    """The stages of a recipe with what each trains, on how much."""
-    from minicpmv.training.towers.run import build_learner
-
-    sizes = {
-        part: sum(parameter.numel() for parameter in module.parameters())
-        for part, module in build_learner(recipe).parts.items()
-    }
-    model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
-    lines = [f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, {recipe.precision}"]
-    for number, stage in enumerate(recipe.stages, 1):
-        trained = sum(sizes[part] for part in stage.rates)
-        worlds = ", ".join(f"{world} {weight:g}" for world, weight in stage.worlds.items())
-        lines += [
-            f"{number}. {stage.name} ({stage.objective}): {stage.steps:,} steps of {stage.batch}, "
-            f"{stage.steps * stage.batch:,} samples",
-            f"   trains {trained:,} parameters: "
-            + ", ".join(f"{part} {sizes[part]:,} at {rate:g}" for part, rate in stage.rates.items()),
-            f"   worlds: {worlds}",
-        ]
-    samples = sum(stage.steps * stage.batch for stage in recipe.stages)
-    lines.append(f"in all {sum(stage.steps for stage in recipe.stages):,} steps, {samples:,} samples")
-    return "\n".join(lines)
+    recipe = tiny_towers(recipe) if tiny else recipe
+    print(describe_towers(recipe)) if dry_run else run_towers(recipe, folder, place, max_seconds)

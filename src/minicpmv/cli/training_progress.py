@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 from minicpmv.cli.console import say
 
 if TYPE_CHECKING:
-    from minicpmv.training.towers.recipe import Recipe, StageRecipe
+    from torch import nn
+
+    from minicpmv.training.checkpoint import Progress as StageState
+    from minicpmv.training.recipe import TrainingRecipe
+    from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
 
 LINE_EVERY_S = 30.0
 """Without a terminal, one line of progress in this time."""
@@ -45,7 +49,7 @@ class TrainingProgress:
         recipe: what is trained; its stages are counted.
     """
 
-    def __init__(self, recipe: "Recipe") -> None:
+    def __init__(self, recipe: "TowersRecipe") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -89,3 +93,62 @@ class TrainingProgress:
             left_s = (self._stage.steps - step) * self._stage.batch / max(rate, 1e-9)
             left = f"  {left_s / 60:.0f} min left in this stage" if left_s else ""
             say(f"{self._title}: step {step} of {self._stage.steps}  {text}{left}")
+
+
+class StageProgress:
+    """The `StageReporter` of the command line.
+
+    Args:
+        recipe: what is trained.
+    """
+
+    def __init__(self, recipe: "TrainingRecipe") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._steps, self._name = recipe.schedule.steps, recipe.name
+        self._console = Console(stderr=True)
+        self._is_terminal = sys.stderr.isatty()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._is_terminal,
+        )
+
+    def __enter__(self) -> "StageProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, recipe: "TrainingRecipe", model: "nn.Module", progress: "StageState") -> None:
+        """A stage begins, or goes on."""
+        from minicpmv.training.trainable import trainable_table
+
+        self._console.print(trainable_table(model, recipe.rates))
+        verb = f"goes on from step {progress.step}" if progress.step else "begins"
+        say(f"{self._name} {verb}, {self._steps} steps. Ctrl-C stops it; the same command goes on.")
+        self._means = RunningMeans()
+        self._began = self._told = time.monotonic()
+        self._first, self._tokens = progress.step, progress.counts.get("tokens", 0)
+        self._bar = self._bars.add_task(self._name, total=self._steps, completed=progress.step, numbers="")
+
+    def step(self, progress: "StageState", numbers: Mapping[str, float]) -> None:
+        """One more step is done."""
+        self._means.add({"loss": numbers["loss"]})
+        now = time.monotonic()
+        speed = (progress.counts.get("tokens", 0) - self._tokens) / max(now - self._began, 1e-9)
+        text = f"{self._means.describe()}  {speed:,.0f} tokens/s"
+        if flawed := progress.counts.get("flawed", 0):
+            text += f"  {flawed} left out"
+        self._bars.update(self._bar, completed=progress.step, numbers=text)
+        if not self._is_terminal and (now - self._told > LINE_EVERY_S or progress.step == self._steps):
+            self._told = now
+            left_s = (self._steps - progress.step) * (now - self._began) / max(progress.step - self._first, 1)
+            left = f"  {left_s / 60:.0f} min left" if left_s else ""
+            say(f"{self._name}: step {progress.step} of {self._steps}  {text}{left}")

@@ -1,4 +1,4 @@
-"""Samples that worlds draw: a page to read, to ask about, to restore or to reason over.
+"""Samples that worlds draw: a page to read, ask about, restore or reason over; a line, a scene, a clip, a fact.
 
     Studio(faces, world, split) -> page(kind) -> PageSample -> read | ask | restore | reason -> Sample
 
@@ -8,6 +8,7 @@ evaluation.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from numpy.random import Generator
 from PIL import Image
@@ -15,18 +16,22 @@ from PIL import Image
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import corrupt
 from minicpmv.data.sample import Sample
+from minicpmv.data.worlds import questions
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
 from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
+from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
-from minicpmv.data.worlds.knowledge import Entity, entities_of, make_world
+from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
+from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.data.worlds.paper import PageSample
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
+from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
 from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
 from minicpmv.errors import OptionError
-from minicpmv.messages import ImagePart, Message, TextPart
+from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
 PAGE_KINDS = ("article", "receipt", "form", "table", "chart", "screen")
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
@@ -123,7 +128,7 @@ Draw = Callable[[Generator, str], Sample]
 """Source of randomness and key; what a `DrawnFeed` takes."""
 
 
-def read(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
     """Pages whose whole text is to be written."""
 
     def draw(generator: Generator, key: str) -> Sample:
@@ -133,7 +138,7 @@ def read(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
     return draw
 
 
-def ask(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
     """Pages with one of their questions."""
 
     def draw(generator: Generator, key: str) -> Sample:
@@ -146,12 +151,19 @@ def ask(studio: Studio, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
     return draw
 
 
-def restore(studio: Studio, calibration: Calibration, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
-    """Pages with damaged regions, whose text is to be written in reading order, a line per region."""
+def restore(studio: Studio, calibration: Calibration | str, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+    """Pages with damaged regions, whose text is to be written in reading order, a line per region.
+
+    Args:
+        studio: what pages are drawn with.
+        calibration: how strong each level is, or the file that says so.
+        kinds: kinds of pages.
+    """
+    levels = Calibration.load(Path(calibration)) if isinstance(calibration, str) else calibration
 
     def draw(generator: Generator, key: str) -> Sample:
         page = studio.page(generator, _pick(generator, kinds))
-        damaged = corrupt(generator, page.image, page.regions, calibration)
+        damaged = corrupt(generator, page.image, page.regions, levels)
         answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
         sample = _sample(key, page, _pick(generator, RESTORE), answer, task="restore")
         picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))
@@ -161,7 +173,7 @@ def restore(studio: Studio, calibration: Calibration, kinds: Sequence[str] = PAG
     return draw
 
 
-def reason(studio: Studio, *, think: bool, kinds: Sequence[str] = PROBLEM_KINDS) -> Draw:
+def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM_KINDS) -> Draw:
     """Tables with a question that takes several steps, with the worked steps as reasoning or without."""
 
     def draw(generator: Generator, key: str) -> Sample:
@@ -180,9 +192,68 @@ def reason(studio: Studio, *, think: bool, kinds: Sequence[str] = PROBLEM_KINDS)
     return draw
 
 
+def lines(studio: Studio, *, max_words: int = 3) -> Draw:
+    """Pictures of one printed line."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
+        line = render_line(generator, faces=studio.faces, split=studio.split, size=size, max_words=max_words)
+        question = questions.ask(generator, questions.READING)
+        return _answered(key, ImagePart(Image.fromarray(line.image)), question, line.text, "line", "read")
+
+    return draw
+
+
+def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
+    """Pictures of a few shapes or a digit, with a question about them."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces)
+        picture = ImagePart(Image.fromarray(scene.image))
+        return _answered(key, picture, scene.question, scene.answer, "scene", scene.task)
+
+    return draw
+
+
+def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int = 6) -> Draw:
+    """Clips of a few frames with the times at which they were taken, and a question about what happens."""
+
+    def draw(generator: Generator, key: str) -> Sample:
+        clip = render_clip(generator, task=_pick(generator, tasks), num_frames=num_frames, faces=studio.faces)
+        part = VideoPart(frames=tuple(Image.fromarray(frame) for frame in clip.frames), timestamps=clip.times_s)
+        return _answered(key, part, clip.question, clip.answer, "clip", clip.task)
+
+    return draw
+
+
+def facts(studio: Studio, *, open_book: float = 0.5) -> Draw:
+    """Questions about the closed world in text alone.
+
+    Args:
+        studio: whose entities.
+        open_book: share of questions that come with a text in which the answer stands; the others are to be known.
+    """
+
+    def draw(generator: Generator, key: str) -> Sample:
+        entity = studio.entities[int(generator.random() * len(studio.entities))]
+        sentences, told = article(generator, entity)
+        fact = told[int(generator.random() * len(told))]
+        is_open = generator.random() < open_book
+        question = ask_about(generator, fact)
+        text = f"{' '.join(sentences)}\n{question}" if is_open else question
+        turns = (Message("user", (TextPart(text),)), Message("assistant", (TextPart(fact.value),)))
+        return Sample(key, turns, {"kind": "text", "task": "open_book" if is_open else "closed_book"})
+
+    return draw
+
+
+def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str, kind: str, task: str) -> Sample:
+    turns = (Message("user", (part, TextPart(question))), Message("assistant", (TextPart(answer),)))
+    return Sample(key, turns, {"kind": kind, "task": task})
+
+
 def _sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
-    asked = Message("user", (ImagePart(Image.fromarray(page.image)), TextPart(question)))
-    return Sample(key, (asked, Message("assistant", (TextPart(answer),))), {"kind": page.kind, "task": task})
+    return _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
 
 
 def _pick(generator: Generator, names: Sequence[str]) -> str:

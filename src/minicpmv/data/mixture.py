@@ -31,6 +31,10 @@ class Feed(Protocol):
         """The next sample."""
         ...
 
+    def skip(self) -> None:
+        """Pass over the next sample."""
+        ...
+
     @property
     def state(self) -> State:
         """Where the stream stands."""
@@ -60,6 +64,10 @@ class DrawnFeed:
         key = f"{self._name}:{self._drawn}"
         self._drawn += 1
         return self._draw(generator, key)
+
+    def skip(self) -> None:
+        """See `Feed`; costs nothing."""
+        self._drawn += 1
 
     @property
     def state(self) -> State:
@@ -100,6 +108,10 @@ class FileFeed:
             self._load()
         self._used += 1
         return self._block[self._used - 1]
+
+    def skip(self) -> None:
+        """See `Feed`; a record is read, but its media are not."""
+        self.next()
 
     def _load(self) -> None:
         """The block that begins at `_begins`, or the first one of the next epoch."""
@@ -157,16 +169,32 @@ class Mixture:
     Args:
         parts: the first level of the tree.
         seed: decides which feed gives which sample.
+        later: number of the first sample that is drawn by another tree, and that tree. Feeds are known by their paths:
+            one that stands in both trees goes on where it is.
     """
 
-    def __init__(self, parts: Mapping[str, Branch], seed: int) -> None:
-        self._parts, self._seed = dict(parts), seed
-        leaves = list(_leaves("", self._parts, 1.0))
-        self.shares = {name: share for name, share, _ in leaves}
-        """Share of every feed in the stream, by its path such as `pages/receipts`."""
-        self._feeds = {name: feed for name, _, feed in leaves}
-        self._edges = np.cumsum(list(self.shares.values()))
+    def __init__(
+        self, parts: Mapping[str, Branch], seed: int, *, later: "tuple[int, Mapping[str, Branch]] | None" = None
+    ) -> None:
+        self._seed = seed
+        self._phases = [_Phase(0, dict(parts))]
+        if later is not None:
+            self._phases.append(_Phase(later[0], dict(later[1])))
+        self._feeds: dict[str, Feed] = {}
+        for phase in self._phases:
+            for name, feed in phase.feeds.items():
+                self._feeds.setdefault(name, feed)
         self._given = 0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of every feed in the stream as it is now, by its path such as `pages/receipts`."""
+        return self._phase(self._given).shares
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of all feeds, of both trees."""
+        return list(self._feeds)
 
     def next(self) -> tuple[str, Sample | Flaw]:
         """The next sample, with the path of the feed that gave it."""
@@ -174,9 +202,20 @@ class Mixture:
         self._given += 1
         return name, self._feeds[name].next()
 
+    def skip(self) -> None:
+        """Pass over the next sample."""
+        name = self._name_of(self._given)
+        self._given += 1
+        self._feeds[name].skip()
+
+    def _phase(self, number: int) -> "_Phase":
+        return next(phase for phase in reversed(self._phases) if number >= phase.begins)
+
     def _name_of(self, number: int) -> str:
-        draw = np.random.default_rng([self._seed, number]).random() * self._edges[-1]
-        return list(self._feeds)[min(int(np.searchsorted(self._edges, draw, side="right")), len(self._feeds) - 1)]
+        phase = self._phase(number)
+        draw = np.random.default_rng([self._seed, number]).random() * phase.edges[-1]
+        names = list(phase.shares)
+        return names[min(int(np.searchsorted(phase.edges, draw, side="right")), len(names) - 1)]
 
     @property
     def state(self) -> State:
@@ -201,7 +240,18 @@ class Mixture:
 
     def tree(self, tokens: Mapping[str, int] | None = None) -> Tree:
         """The mixture as a tree of shares, with counted tokens by path if there are any."""
-        return _draw("mixture", "", self._parts, 1.0, tokens or {})
+        return _draw("mixture", "", self._phase(self._given).parts, 1.0, tokens or {})
+
+
+class _Phase:
+    """One tree of a mixture, with the number of the first sample that is drawn by it."""
+
+    def __init__(self, begins: int, parts: Mapping[str, Branch]) -> None:
+        self.begins, self.parts = begins, parts
+        leaves = list(_leaves("", parts, 1.0))
+        self.shares = {name: share for name, share, _ in leaves}
+        self.feeds = {name: feed for name, _, feed in leaves}
+        self.edges = np.cumsum(list(self.shares.values()))
 
 
 def _leaves(path: str, parts: Mapping[str, Branch], share: float) -> Iterator[tuple[str, float, Feed]]:

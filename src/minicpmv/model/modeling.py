@@ -178,6 +178,59 @@ class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneratio
         part = VisualInputs(blank, [(1, 1)], [0], torch.full((1,), -1))
         return self._encode(part).sum() * 0
 
+    def place_visuals(self, embeddings: Tensor, visual_features: Tensor | None, visual_slots: Tensor | None) -> Tensor:
+        """Token embeddings with the visual features in their slots.
+
+        Args:
+            embeddings: [batch, tokens, d_llm].
+            visual_features: [packs, queries, d_llm]; None for text alone.
+            visual_slots: int64 [packs, 2].
+
+        Raises:
+            ShapeContractError: another number of slots than of packs, or a slot outside the prompt.
+        """
+        if visual_features is not None:
+            slots = torch.empty(0, 2, dtype=torch.long) if visual_slots is None else visual_slots
+            return place_in_slots(embeddings, visual_features, slots)
+        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return embeddings + self._unused_vision()
+        return embeddings
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        item_shapes: Tensor | None = None,
+        item_packs: Tensor | None = None,
+        item_times: Tensor | None = None,
+        visual_slots: Tensor | None = None,
+    ) -> Tensor:
+        """What the language model makes of every token, before logits: training needs them for few tokens only.
+
+        Args:
+            input_ids: int64 [rows, tokens].
+            position_ids: int64 [rows, tokens]; where they start again, another sample begins.
+            pixel_values: as in `forward`, and so are the rest.
+            item_shapes: see `forward`.
+            item_packs: see `forward`.
+            item_times: see `forward`.
+            visual_slots: see `forward`.
+
+        Returns:
+            [rows, tokens, d_llm].
+
+        Raises:
+            ShapeContractError: the visual tensors do not fit each other or the prompt.
+        """
+        features = None
+        if pixel_values is not None:
+            features = self.get_visual_features(pixel_values, item_shapes, item_packs, item_times)
+        embeddings = self.place_visuals(self._embed(input_ids), features, visual_slots)
+        output = self.get_decoder()(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
     def forward(  # noqa: PLR0913  (transformers passes inputs by name)
         self,
         input_ids: Tensor | None = None,
@@ -221,16 +274,11 @@ class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneratio
         Raises:
             ShapeContractError: the visual tensors do not fit each other or the prompt.
         """
-        embeddings = self._embed(input_ids) if inputs_embeds is None else inputs_embeds
         if pixel_values is not None and visual_features is None:
             visual_features = self.get_visual_features(pixel_values, item_shapes, item_packs, item_times)
-        if visual_features is not None:
-            slots = torch.empty(0, 2, dtype=torch.long) if visual_slots is None else visual_slots
-            embeddings = place_in_slots(embeddings, visual_features, slots)
-        elif self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            embeddings = embeddings + self._unused_vision()
+        embeddings = self._embed(input_ids) if inputs_embeds is None else inputs_embeds
         return self.llm(
-            inputs_embeds=embeddings,
+            inputs_embeds=self.place_visuals(embeddings, visual_features, visual_slots),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

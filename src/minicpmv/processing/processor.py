@@ -36,7 +36,7 @@ from minicpmv.processing.chat_template import (
     conversation_pieces,
     visual_pieces,
 )
-from minicpmv.processing.collate import EncodedSample, collate
+from minicpmv.processing.collate import EncodedSample, check_lengths, collate
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.item_rows import VisualRows
 from minicpmv.processing.options import part_options
@@ -260,6 +260,27 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs
         )
         return texts
+
+    def encode_conversation(self, messages: Sequence[Message], **kwargs: Any) -> EncodedSample:
+        """One conversation to learn from: ids, which of them count, and patch rows, not yet collated.
+
+        An answer without reasoning gets the empty think block of the short mode.
+
+        Args:
+            messages: the conversation.
+            **kwargs: as in `apply_chat_template`.
+
+        Raises:
+            MessageError: the conversation has no source for a picture or clip.
+            MediaError: a picture, page or clip cannot be read.
+            OptionError: an unknown option or value.
+            ContextLengthError: the conversation is longer than `max_length`.
+        """
+        encoder, settings = self._encoder(), read_call_settings(kwargs)
+        options = TemplateOptions(has_think=encoder.knows(THINK), tokens=self.image_processor.visual_tokens)
+        sample = self._encode(messages, options, encoder, settings)
+        check_lengths([sample], settings.padding.max_length)
+        return sample
 
     def count_tokens(self, conversation: Any, visuals: Sequence[Sequence[VisualText]], **kwargs: Any) -> int:
         """Length of a prompt whose media have only been planned.

@@ -1,15 +1,20 @@
-"""Recipes by name or path.
+"""Recipes by name or path: of towers that grow from nothing, or of one stage that goes on from a model.
 
-load_recipe("nano_first", ["seed=1"]) -> Recipe
+load_recipe("nano_first", ["seed=1"]) -> TowersRecipe        load_recipe("sft") -> TrainingRecipe
 """
 
+import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeAlias
 
 from minicpmv.errors import SettingsError
-from minicpmv.settings import read_settings
-from minicpmv.training.towers.recipe import Recipe
+from minicpmv.settings import parse_yaml, read_settings
+from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.towers.recipe import TowersRecipe
+
+AnyRecipe: TypeAlias = TowersRecipe | TrainingRecipe
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -25,17 +30,21 @@ def recipe_path(name: str) -> Path:
         name: a bundled recipe's name, or the path of a YAML file.
 
     Raises:
-        SettingsError: there is no such recipe.
+        SettingsError: there is no such recipe; the nearest name is suggested.
     """
     known = bundled_recipes()
     path = known.get(name) or Path(name)
     if name not in known and path.suffix not in (".yaml", ".yml"):
-        raise SettingsError(f"There is no recipe {name!r}.", remedy=f"Known: {', '.join(known)}; or give a .yaml file.")
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise SettingsError(
+            f"There is no recipe {name!r}.", remedy=f"{hint}Known: {', '.join(known)}; or give a .yaml file."
+        )
     return path
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe of either kind; towers are those with a list of stages.
 
     Args:
         name: a bundled recipe's name, or the path of a YAML file.
@@ -44,7 +53,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         SettingsError: no such recipe, or it is not valid.
     """
-    return read_settings(recipe_path(name), Recipe, overrides)
+    path = recipe_path(name)
+    if "stages" in parse_yaml(path):
+        return read_settings(path, TowersRecipe, overrides)
+    return read_settings(path, TrainingRecipe, overrides)
+
+
+def load_towers(name: str, overrides: Sequence[str] = ()) -> TowersRecipe:
+    """Read a recipe for towers; see `load_recipe`."""
+    return read_settings(recipe_path(name), TowersRecipe, overrides)
+
+
+def load_stage(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
+    """Read a recipe for one stage; see `load_recipe`."""
+    return read_settings(recipe_path(name), TrainingRecipe, overrides)
 
 
 def summary(path: Path) -> str:

@@ -6,6 +6,7 @@ The folder is written beside its place and moved there by one rename.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ def build_processor(
 
 
 def write_model_folder(
-    folder: Path, model: MiniCPMVForConditionalGeneration, processor: MiniCPMVProcessor, *, dtype: torch.dtype
+    folder: Path,
+    model: MiniCPMVForConditionalGeneration,
+    processor: MiniCPMVProcessor,
+    *,
+    dtype: torch.dtype,
+    generation: GenerationConfig | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a complete model folder, replacing an older one.
 
@@ -52,18 +59,24 @@ def write_model_folder(
         model: weights; left as they are.
         processor: its processor.
         dtype: number format of the stored weights.
+        generation: how it answers unless a caller asks otherwise; by default greedily and briefly, as fits a small
+            model.
+        weights: by name, where those of `model` are spread over several processes.
     """
     tokenizer = processor.tokenizer
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    # Copies: training goes on with the tensors themselves.
+    kept = {name: tensor.detach().to(dtype, copy=True) for name, tensor in (weights or model.state_dict()).items()}
     config = MiniCPMVConfig(**model.config.to_dict())
     config.text_config.eos_token_id = tokenizer.eos_token_id
     config.text_config.bos_token_id = tokenizer.pad_token_id  # as in the release: <|endoftext|>
-    stored = MiniCPMVForConditionalGeneration(config)
-    stored.to(dtype=dtype)  # type: ignore[call-arg]  # transformers wraps `to` without its overloads
-    stored.load_state_dict(weights)
-    stored.generation_config = GenerationConfig(
+    with torch.device("meta"):
+        stored = MiniCPMVForConditionalGeneration(config)
+    stored.load_state_dict(kept, assign=True)
+    stored.config.dtype = dtype
+    stored.config.vision_config.dtype = None  # said once, for the whole model
+    stored.generation_config = generation or GenerationConfig(
         max_new_tokens=LONGEST_ANSWER,
         bos_token_id=tokenizer.pad_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],

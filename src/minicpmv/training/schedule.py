@@ -7,7 +7,7 @@ Source: MiniCPM (arXiv 2404.06395) for WSD and its exponential decay; shares and
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from minicpmv.errors import SettingsError
@@ -50,6 +50,13 @@ class Schedule:
                 f"A schedule with the shape {self.shape} has the floor {self.floor}.",
                 remedy="A floor is a share of the peak; an exponential decay never reaches 0.",
             )
+
+    def stretched(self, steps: int) -> "Schedule":
+        """The same schedule over another number of steps, warm-up and decay in proportion."""
+        warmup = round(self.warmup * steps / self.steps)
+        all_of_it = self.warmup + self.decay == self.steps
+        decay = steps - warmup if all_of_it else round(self.decay * steps / self.steps)
+        return replace(self, steps=steps, warmup=warmup, decay=min(decay, steps - warmup))
 
     @property
     def decay_begins(self) -> int:

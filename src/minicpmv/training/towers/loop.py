@@ -23,7 +23,7 @@ from minicpmv.training.optim import Optimisers, build_optimiser, select_trainabl
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.objectives import Batch, Objective
-from minicpmv.training.towers.recipe import Recipe, StageRecipe
+from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
 from minicpmv.training.towers.runstate import Position
 
 
@@ -47,7 +47,7 @@ class Reporter(Protocol):
 class Run:
     """All that a stage needs, made by `minicpmv.training.towers.run`."""
 
-    recipe: Recipe
+    recipe: TowersRecipe
     folder: Path
     learner: Learner
     objectives: Mapping[str, Objective]

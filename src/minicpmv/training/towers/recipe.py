@@ -100,7 +100,7 @@ class StageRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class TowersRecipe:
     """A whole run."""
 
     name: str

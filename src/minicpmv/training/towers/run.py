@@ -32,7 +32,7 @@ from minicpmv.training.towers.loop import Reporter, Run, TrainingError, run_stag
 from minicpmv.training.towers.objectives import Objective, ReadPatches
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes
-from minicpmv.training.towers.recipe import Recipe
+from minicpmv.training.towers.recipe import TowersRecipe
 from minicpmv.training.towers.runstate import Position
 from minicpmv.training.towers.tokenizer import PLACEHOLDER, train_tokenizer
 
@@ -40,7 +40,7 @@ TOKEN_RMS = 0.05
 """Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""
 
 
-def build_learner(recipe: Recipe) -> Learner:
+def build_learner(recipe: TowersRecipe) -> Learner:
     """A blank model and its training-only helpers, initialised from the recipe's seed alone."""
     model = build_model(recipe)
     with torch.random.fork_rng(devices=[]):
@@ -50,7 +50,7 @@ def build_learner(recipe: Recipe) -> Learner:
     return Learner(model, head, codes)
 
 
-def build_model(recipe: Recipe) -> MiniCPMVForConditionalGeneration:
+def build_model(recipe: TowersRecipe) -> MiniCPMVForConditionalGeneration:
     """The recipe's preset with random weights."""
     config = MiniCPMVConfig.preset(recipe.model)
     config._attn_implementation = recipe.attention
@@ -62,7 +62,7 @@ def build_model(recipe: Recipe) -> MiniCPMVForConditionalGeneration:
 
 
 def train(
-    recipe: Recipe,
+    recipe: TowersRecipe,
     folder: Path,
     *,
     reporter: Reporter,
@@ -95,7 +95,7 @@ def train(
         ) from None
 
 
-def _train(recipe: Recipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
+def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
     keep_freed_memory()
     (folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -117,7 +117,7 @@ def _train(recipe: Recipe, folder: Path, reporter: Reporter, device: str, deadli
     return position
 
 
-def prepare_tokenizer(recipe: Recipe, folder: Path) -> Any:
+def prepare_tokenizer(recipe: TowersRecipe, folder: Path) -> Any:
     """The run's tokenizer, trained once and kept in its folder."""
     home = folder / "tokenizer"
     if not (home / "tokenizer_config.json").exists():
@@ -126,7 +126,7 @@ def prepare_tokenizer(recipe: Recipe, folder: Path) -> Any:
     return load_tokenizer(home)
 
 
-def build_objectives(recipe: Recipe, learner: Learner, tokenizer: Any) -> Mapping[str, Objective]:
+def build_objectives(recipe: TowersRecipe, learner: Learner, tokenizer: Any) -> Mapping[str, Objective]:
     """One objective per stage."""
     faces = find_faces("train", system=False)  # the same list on every machine with the pinned packages
     config = learner.model.config

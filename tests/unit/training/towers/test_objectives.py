@@ -7,25 +7,25 @@ import pytest
 import torch
 
 from minicpmv.data.worlds.fonts import find_faces
-from minicpmv.recipes.loader import load_recipe
+from minicpmv.recipes.loader import load_towers
 from minicpmv.training.towers.objectives import READABLE, ReadPatches
-from minicpmv.training.towers.recipe import Recipe
+from minicpmv.training.towers.recipe import TowersRecipe
 from minicpmv.training.towers.run import build_learner
 
 TOY = Path(__file__).parents[3] / "toy_recipe.yaml"
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_recipe(TOY, [])
+def recipe() -> TowersRecipe:
+    return load_towers(TOY, [])
 
 
-def objective_of(recipe: Recipe, slot_loss: float, num_queries: int = 64) -> ReadPatches:
-    changed = load_recipe(TOY, [f"stages.0.slot_loss={slot_loss}", "stages.0.batch=12"])
+def objective_of(recipe: TowersRecipe, slot_loss: float, num_queries: int = 64) -> ReadPatches:
+    changed = load_towers(TOY, [f"stages.0.slot_loss={slot_loss}", "stages.0.batch=12"])
     return ReadPatches(changed.stages[0], recipe.seed, 0, find_faces("train", system=False), num_queries)
 
 
-def test_only_pictures_of_text_have_letters_in_slots(recipe: Recipe) -> None:
+def test_only_pictures_of_text_have_letters_in_slots(recipe: TowersRecipe) -> None:
     objective = objective_of(recipe, 1.0)
     batch = objective.batch(3)
     areas = batch["item_shapes"].prod(-1)
@@ -38,11 +38,11 @@ def test_only_pictures_of_text_have_letters_in_slots(recipe: Recipe) -> None:
     assert batch["letters"].shape == (len(batch["lettered"]), 64, 3)
 
 
-def test_without_a_slot_loss_no_slots_are_made(recipe: Recipe) -> None:
+def test_without_a_slot_loss_no_slots_are_made(recipe: TowersRecipe) -> None:
     assert not {"letters", "lettered"} & set(objective_of(recipe, 0.0).batch(3))
 
 
-def test_batches_depend_on_the_step_only(recipe: Recipe) -> None:
+def test_batches_depend_on_the_step_only(recipe: TowersRecipe) -> None:
     objective = objective_of(recipe, 1.0)
     first, again, other = objective.batch(5), objective.batch(5), objective.batch(6)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -52,7 +52,7 @@ def test_batches_depend_on_the_step_only(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("slot_loss", [0.0, 2.0])
-def test_the_slot_loss_reaches_resampler_and_tower(recipe: Recipe, slot_loss: float) -> None:
+def test_the_slot_loss_reaches_resampler_and_tower(recipe: TowersRecipe, slot_loss: float) -> None:
     learner = build_learner(recipe)
     objective = objective_of(recipe, slot_loss, learner.model.config.query_num)
     loss, numbers = objective.loss(learner, objective.batch(1))

@@ -1,0 +1,142 @@
+"""`minicpmv train` for one stage that goes on from a model: fine-tuning, pre-training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.console import say, working
+from minicpmv.errors import OptionError
+
+if TYPE_CHECKING:
+    from minicpmv.training.recipe import TrainingRecipe
+
+DEFAULT_EPOCHS = 3.0
+LORA_RANK = 16
+LORA_SPEED = 10
+"""Adapters learn best at about ten times the rate of whole matrices; ours, as a start. The resampler, a hundredth of
+the model and the part that saves lose elsewhere, learns whole."""
+RELEASED = {"openbmb/MiniCPM-V-4_5": "4.5", "openbmb/MiniCPM-V-4": "4.0"}
+"""Hub ids whose configuration is known without asking the hub."""
+TINY_STEPS, TINY_BATCH = 2, 4
+
+
+def with_own_data(
+    recipe: "TrainingRecipe",
+    *,
+    model: str | None,
+    data: Sequence[Path],
+    epochs: float | None,
+    lora: bool,
+    tiny: bool,
+) -> "TrainingRecipe":
+    """A recipe with what a person gave on the command line.
+
+    Args:
+        recipe: as it stands in its file.
+        model: where to start instead.
+        data: files and folders that replace its mixture, each as likely as it has records.
+        epochs: how often each record is seen; the schedule keeps its proportions.
+        lora: adapters of rank 16 in every part that learns, at ten times its rate, and the whole resampler.
+        tiny: two steps of four samples.
+
+    Raises:
+        OptionError: a file that cannot be read, or without records.
+    """
+    from minicpmv.data.sources import SourceRecipe
+    from minicpmv.training.recipe import LoraRecipe
+
+    if model is not None:
+        recipe = replace(recipe, start=model)
+    if lora and recipe.lora is None:
+        whole = tuple(part for part in ("resampler",) if part in recipe.rates)
+        rates = {part: rate if part in whole else LORA_SPEED * rate for part, rate in recipe.rates.items()}
+        recipe = replace(recipe, rates=rates, lora=LoraRecipe(rank=LORA_RANK, alpha=2 * LORA_RANK, whole=whole))
+    if data:
+        numbers = {path: count_records(path) for path in data}
+        names = [path.stem for path in data]
+        sources = {
+            name if names.count(name) == 1 else str(path): SourceRecipe(weight=float(numbers[path]), path=str(path))
+            for name, path in zip(names, data, strict=True)
+        }
+        batch = min(recipe.batch, sum(numbers.values()))
+        steps = max(1, math.ceil((epochs or DEFAULT_EPOCHS) * sum(numbers.values()) / batch))
+        recipe = replace(recipe, data=sources, decay_data=None, batch=batch, schedule=recipe.schedule.stretched(steps))
+    if tiny:
+        recipe = replace(
+            recipe,
+            batch=min(recipe.batch, TINY_BATCH),
+            schedule=recipe.schedule.stretched(TINY_STEPS),
+            sheet_samples=min(recipe.sheet_samples, 1),
+        )
+    return recipe
+
+
+def count_records(path: Path) -> int:
+    """Records of a file or folder that can be used.
+
+    Raises:
+        OptionError: there is none, or nothing that can be read.
+    """
+    from minicpmv.data.readers import Flaw, Position, open_source
+
+    with working(f"counting {path.name}"):
+        number = sum(not isinstance(sample, Flaw) for sample, _ in open_source(path).read(Position()))
+    if not number:
+        raise OptionError(f"{path} has no record that can be used.", remedy=f"See: minicpmv data stats {path}")
+    return number
+
+
+def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: float) -> None:
+    """Train, and say at every end what the run has become."""
+    from minicpmv.cli.training_progress import StageProgress
+    from minicpmv.training.checkpoint import find_checkpoint, load_progress
+    from minicpmv.training.engine import train_stage
+
+    hint = "The same command goes on from there."
+    try:
+        with StageProgress(recipe) as progress:
+            done = train_stage(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
+    except KeyboardInterrupt:
+        saved = find_checkpoint(folder)
+        step = load_progress(saved).step if saved else 0
+        say(f"Interrupted. {folder} holds step {step} of {recipe.schedule.steps}. {hint}")
+        raise
+    if done.step < recipe.schedule.steps:
+        say(f"Time is up. {folder} holds step {done.step} of {recipe.schedule.steps}. {hint}")
+        return
+    if flawed := done.counts.get("flawed", 0):
+        say(f"{flawed} samples could not be used; {folder / 'flaws.jsonl'} says which and why.")
+    home = folder / "model"
+    say(f"Done after {done.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}")
+    print(home)
+
+
+def describe_stage(recipe: "TrainingRecipe") -> str:
+    """What a stage trains and on how much, without loading a weight."""
+    import torch
+
+    from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config
+    from minicpmv.model.configuration import MiniCPMVConfig
+    from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+    from minicpmv.training.trainable import choose_trainable, counts_by_part
+
+    if recipe.start in RELEASED:
+        config = MiniCPMVConfig.preset(RELEASED[recipe.start])
+    else:
+        config = read_config(find_checkpoint(None if recipe.start == BUNDLED else recipe.start))
+    with torch.device("meta"):
+        model = MiniCPMVForConditionalGeneration(config)
+    choose_trainable(model, recipe)
+    schedule = recipe.schedule
+    lines = [
+        f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch} samples, "
+        f"{schedule.warmup} of warm-up, {schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak",
+        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}",
+    ]
+    for part, (whole, learning, rate) in counts_by_part(model, recipe.rates).items():
+        lines.append(
+            f"{part:<10}{whole:>16,} parameters{learning:>16,} learn  " + ("frozen" if rate is None else f"at {rate:g}")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""`minicpmv train` for towers that grow from nothing: several stages in one run folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.console import say
+
+if TYPE_CHECKING:
+    from minicpmv.training.towers.recipe import TowersRecipe
+    from minicpmv.training.towers.runstate import Position
+
+
+def run_towers(recipe: "TowersRecipe", folder: Path, device: str, max_seconds: float) -> None:
+    """Train, and say at every end what the run has become."""
+    from minicpmv.cli.training_progress import TrainingProgress
+    from minicpmv.training.towers.run import train as carry_out
+
+    _tell_start(recipe, folder)
+    try:
+        with TrainingProgress(recipe) as progress:
+            position = carry_out(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
+    except KeyboardInterrupt:
+        say(f"Interrupted. {_resume_hint(recipe, folder)}")
+        raise
+    if position.stage < len(recipe.stages):
+        say(f"Time is up. {_resume_hint(recipe, folder)}")
+        return
+    home = folder / "model"
+    say(
+        f"Done after {position.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}"
+    )
+    print(home)
+
+
+def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
+    """Whether this is a new run or an old one, and which of an old run's settings have changed since."""
+    from minicpmv.settings import dump_settings
+    from minicpmv.training.towers import runstate
+
+    checkpoint = runstate.find_checkpoint(folder)
+    if checkpoint is None:
+        say(f"Training {recipe.name} in {folder}. Ctrl-C stops it; the same command goes on.")
+        return
+    say(f"Going on in {folder}: {where(recipe, runstate.load_position(checkpoint))}.")
+    kept = folder / "recipe.yaml"
+    if kept.is_file():
+        before = kept.read_text(encoding="utf-8").splitlines()
+        for line in dump_settings(recipe).splitlines():
+            if line not in before:
+                say(f"note: changed since the run began: {line.strip()}")
+
+
+def _resume_hint(recipe: "TowersRecipe", folder: Path) -> str:
+    from minicpmv.training.towers import runstate
+
+    checkpoint = runstate.find_checkpoint(folder)
+    if checkpoint is None:
+        return "Nothing was saved yet; the same command starts again."
+    return f"{folder} holds {where(recipe, runstate.load_position(checkpoint))}. The same command goes on from there."
+
+
+def tiny_towers(recipe: "TowersRecipe") -> "TowersRecipe":
+    """Two small steps of every stage."""
+    from dataclasses import replace
+
+    stages = [replace(stage, steps=2, warmup=0, batch=min(stage.batch, 4)) for stage in recipe.stages]
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, texts=500), stages=tuple(stages))
+
+
+def where(recipe: "TowersRecipe", position: "Position") -> str:
+    """A position in words."""
+    minutes = f"{position.seconds / 60:.1f} minutes of training"
+    if position.stage >= len(recipe.stages):
+        return f"all {len(recipe.stages)} stages, {minutes}"
+    stage = recipe.stages[position.stage]
+    return f"step {position.step} of {stage.steps} of stage {stage.name!r}, {minutes}"
+
+
+def describe_towers(recipe: "TowersRecipe") -> str:
+    """The stages of a recipe with what each trains, on how much."""
+    from minicpmv.training.towers.run import build_learner
+
+    sizes = {
+        part: sum(parameter.numel() for parameter in module.parameters())
+        for part, module in build_learner(recipe).parts.items()
+    }
+    model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
+    lines = [f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, {recipe.precision}"]
+    for number, stage in enumerate(recipe.stages, 1):
+        trained = sum(sizes[part] for part in stage.rates)
+        worlds = ", ".join(f"{world} {weight:g}" for world, weight in stage.worlds.items())
+        lines += [
+            f"{number}. {stage.name} ({stage.objective}): {stage.steps:,} steps of {stage.batch}, "
+            f"{stage.steps * stage.batch:,} samples",
+            f"   trains {trained:,} parameters: "
+            + ", ".join(f"{part} {sizes[part]:,} at {rate:g}" for part, rate in stage.rates.items()),
+            f"   worlds: {worlds}",
+        ]
+    samples = sum(stage.steps * stage.batch for stage in recipe.stages)
+    lines.append(f"in all {sum(stage.steps for stage in recipe.stages):,} steps, {samples:,} samples")
+    return "\n".join(lines)

@@ -1,0 +1,365 @@
+"""One stage carried out: the loop, and everything around it that has to survive a kill.
+
+    recipe + folder -> train_stage -> Progress        (call it again to go on)
+
+    for batch of the step: rates -> passes forward and backward -> clip -> update -> report -> save
+
+The loss of a step is a sum over tokens divided by the number of targets of the whole step, in all rows, passes and
+processes. The same samples give the same update however they are packed, accumulated or spread.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from minicpmv.errors import MiniCPMVError
+from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.settings import dump_settings
+from minicpmv.training.allocator import keep_freed_memory
+from minicpmv.training.checkpoint import Checkpoints, Progress, load_progress, restore
+from minicpmv.training.checkpoint import find_checkpoint as find_saved
+from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
+from minicpmv.training.model_folder import write_model_folder
+from minicpmv.training.optim import Optimisers, build_optimiser, set_rates
+from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.sheets import write_sheet
+from minicpmv.training.spreading import accumulating, gathered, spread
+from minicpmv.training.token_loss import TokenLoss
+from minicpmv.training.trainable import Trainable, autocast, choose_trainable
+
+_JUDGED = 50
+"""Samples after which the share of flawed ones is taken seriously."""
+
+
+class TrainingError(MiniCPMVError, RuntimeError):
+    """Training cannot go on."""
+
+
+class StageReporter(Protocol):
+    """Whoever shows progress."""
+
+    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
+        """A stage begins, or goes on."""
+        ...
+
+    def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
+        """A step is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything a running stage needs."""
+
+    recipe: TrainingRecipe
+    folder: Path
+    accelerator: Accelerator
+    model: MiniCPMVForConditionalGeneration
+    processor: MiniCPMVProcessor
+    trainable: Trainable
+    losses: nn.Module
+    """`TokenLoss`, wrapped for several processes."""
+    optimiser: Optimisers
+    checkpoints: Checkpoints
+    dtype: torch.dtype
+    """Number format of the start, in which the finished model is stored."""
+
+
+def train_stage(
+    recipe: TrainingRecipe,
+    folder: Path,
+    *,
+    reporter: StageReporter,
+    device: str = "auto",
+    max_seconds: float = math.inf,
+) -> Progress:
+    """Carry out a stage, or go on with it where its folder stands.
+
+    Started by `accelerate launch` or `torchrun`, every process calls this.
+
+    Args:
+        recipe: what to do.
+        folder: the run's folder; made if absent. At the end `folder/model` holds the model, and with adapters
+            `folder/adapter` holds them.
+        reporter: shows progress.
+        device: `auto` or `cpu`; several GPUs belong to several processes.
+        max_seconds: save and stop after this time.
+
+    Returns:
+        Where the stage stands.
+
+    Raises:
+        TrainingError: the loss is not finite, too many samples cannot be used, or another process trains here.
+        CheckpointError: the start or the checkpoint does not fit the recipe.
+        SavingError: a checkpoint could not be written.
+    """
+    deadline = time.monotonic() + max_seconds
+    accelerator = Accelerator(cpu=device == "cpu", log_with=list(recipe.trackers) or None, project_dir=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder, accelerator), _settled(recipe):
+        stage = _open(recipe, folder, accelerator)
+        return _run(stage, reporter, deadline)
+
+
+def _open(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -> Stage:
+    source = find_checkpoint(None if recipe.start == BUNDLED else recipe.start)
+    stated = read_config(source).dtype
+    dtype = stated if isinstance(stated, torch.dtype) else torch.float32
+    model = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    model.set_attn_implementation(recipe.attention)
+    processor = read_processor(source)
+    if recipe.recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainable = choose_trainable(model, recipe)
+    for part in recipe.rates:
+        getattr(model, part).train()
+    losses = spread(TokenLoss(model), recipe, accelerator)
+    learning = dict(model.named_parameters())
+    trainable = Trainable(trainable.module, {name: learning[name] for name in trainable.parameters})
+    optimiser = build_optimiser(trainable.parameters, recipe.rates, recipe.optimiser, recipe.muon)
+    checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=_shards(recipe, accelerator))
+    return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
+
+
+def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
+    recipe, accelerator = stage.recipe, stage.accelerator
+    progress = Progress()
+    if (saved := find_saved(stage.folder)) is not None:
+        progress = load_progress(saved)
+        restore(
+            saved,
+            stage.trainable.parameters,
+            stage.optimiser,
+            rank=accelerator.process_index,
+            shards=_shards(recipe, accelerator),
+        )
+    if accelerator.is_main_process:
+        (stage.folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
+        reporter.begin(recipe, stage.model, progress)
+    accelerator.init_trackers(recipe.name)
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    sources = recipe_mixture(recipe).names
+    began = saved_at = time.monotonic()
+    for batch in step_loader(recipe, stage.processor, first=progress.step, stream=progress.stream, share=share):
+        factor = recipe.schedule.factor(batch.step)
+        set_rates(stage.optimiser, factor)
+        numbers, counts = _step(stage, batch, sources)
+        now = time.monotonic()
+        progress, began = progress.after(batch.step + 1, batch.stream, now - began, counts), now
+        stage.checkpoints.poll()
+        _report(stage, reporter, progress, {**numbers, "rate": factor})
+        is_last = progress.step == recipe.schedule.steps
+        due = is_last or now - saved_at > recipe.save_every_s
+        due, over = _agreed(accelerator, due, now > deadline)
+        if due or over:
+            stage.checkpoints.begin(progress, stage.trainable.parameters, stage.optimiser)
+            _show(stage, progress)
+            began = saved_at = time.monotonic()
+        if over and not is_last:
+            break
+    stage.checkpoints.finish()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if progress.step == recipe.schedule.steps:
+        _write_model(stage)
+    accelerator.wait_for_everyone()
+    return progress
+
+
+def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str, float], Counter[str]]:
+    """One update. Returns its numbers and its counts, over all processes."""
+    recipe, accelerator = stage.recipe, stage.accelerator
+    counts, most_passes = _counted(accelerator, batch)
+    sums = torch.zeros(2, len(sources), dtype=torch.float64)
+    # Dropout of adapters is the only thing that draws while training: from the step's own number.
+    torch.manual_seed(recipe.seed * 1_000_003 + batch.step * accelerator.num_processes + accelerator.process_index)
+    scale = accelerator.num_processes / max(counts["targets"], 1)  # DDP and FSDP take the mean over processes
+    for number in range(most_passes):
+        inputs = batch.passes[number] if number < len(batch.passes) else _nothing(stage.processor)
+        is_last = number + 1 == most_passes
+        with accumulating(stage.losses, accelerator, is_last=is_last):
+            with autocast(accelerator.device, recipe.precision):
+                losses = stage.losses(**_moved(inputs, accelerator.device))
+            (losses.sum() * scale).backward()
+        if number < len(batch.passes):
+            _add_by_source(sums, losses.detach(), batch.sources[number], sources)
+    norm = _norm(stage, recipe.optimiser.clip_norm)
+    sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), "sum").cpu()
+    loss = float(sums[0].sum()) / max(counts["targets"], 1)
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise _not_finite(stage, batch, loss, norm)
+    if counts["targets"]:
+        stage.optimiser.step()
+    stage.optimiser.zero_grad()
+    _note_flaws(stage, batch)
+    by_source = {
+        f"loss/{name}": float(sums[0, index] / sums[1, index]) for index, name in enumerate(sources) if sums[1, index]
+    }
+    return {"loss": loss, "norm": norm, **by_source}, counts
+
+
+def _counted(accelerator: Accelerator, batch: StepBatch) -> tuple[Counter[str], int]:
+    """Counts of the step over all processes, and the most passes that any of them makes."""
+    names = ("samples", "tokens", "targets", "patches", "flawed")
+    mine = {**batch.counts, "flawed": len(batch.flaws)}
+    row = torch.tensor([[mine.get(name, 0) for name in names] + [len(batch.passes)]], device=accelerator.device)
+    rows = accelerator.gather(row).cpu()
+    totals = rows.sum(0).tolist()
+    return Counter({name: int(total) for name, total in zip(names, totals, strict=False)}), max(
+        int(rows[:, -1].max()), 1
+    )
+
+
+def _nothing(processor: MiniCPMVProcessor) -> dict[str, Tensor]:
+    """A pass without samples, for a process that has fewer of them than another."""
+    ids = torch.full((1, 2), int(processor.tokenizer.pad_token_id or 0))
+    return {"input_ids": ids, "position_ids": torch.arange(2)[None], "labels": torch.full((1, 2), -100)}
+
+
+def _moved(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
+def _add_by_source(sums: Tensor, losses: Tensor, counts: list[tuple[str, int]], sources: list[str]) -> None:
+    """Add losses and numbers of targets to the columns of their sources."""
+    if not any(count for _, count in counts):
+        return
+    columns = np.repeat([sources.index(name) for name, _ in counts], [count for _, count in counts])
+    where = torch.from_numpy(columns)
+    sums[0].index_add_(0, where, losses.double().cpu())
+    sums[1].index_add_(0, where, torch.ones(len(where), dtype=torch.float64))
+
+
+def _norm(stage: Stage, largest: float) -> float:
+    """Clip the gradients; returns their norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(list(stage.trainable.parameters.values()), largest)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _not_finite(stage: Stage, batch: StepBatch, loss: float, norm: float) -> TrainingError:
+    """Keep what was fed, so that it can be looked at."""
+    path = stage.folder / f"step-{batch.step}-rank-{stage.accelerator.process_index}.safetensors"
+    tensors = {
+        f"{number}.{name}": value
+        for number, inputs in enumerate(batch.passes)
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    }
+    save_file(tensors, path)
+    return TrainingError(
+        f"At step {batch.step} the loss is {loss} and the gradient norm {norm}. The batch is kept in {path}.",
+        remedy="The last checkpoint is intact; look at the batch, or lower the rates with --set, and run again.",
+    )
+
+
+def _note_flaws(stage: Stage, batch: StepBatch) -> None:
+    """Write down every sample that could not be used."""
+    if batch.flaws:
+        with (stage.folder / "flaws.jsonl").open("a", encoding="utf-8") as file:
+            for source, key, reason in batch.flaws:
+                file.write(json.dumps({"step": batch.step, "source": source, "key": key, "reason": reason}) + "\n")
+
+
+def _report(stage: Stage, reporter: StageReporter, progress: Progress, numbers: dict[str, float]) -> None:
+    """Tell whoever listens, and stop if too much of the data is unusable."""
+    if stage.accelerator.is_main_process:
+        reporter.step(progress, numbers)
+        line = {"step": progress.step, "seconds": round(progress.seconds, 2), **numbers, **progress.counts}
+        with (stage.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    stage.accelerator.log(numbers, step=progress.step)
+    flawed, seen = (
+        progress.counts.get("flawed", 0),
+        progress.counts.get("flawed", 0) + progress.counts.get("samples", 0),
+    )
+    if seen >= _JUDGED and flawed > stage.recipe.most_flawed * seen:
+        raise TrainingError(
+            f"{flawed} of {seen} samples cannot be used; most_flawed allows {stage.recipe.most_flawed:.0%}.",
+            remedy=f"{stage.folder / 'flaws.jsonl'} says which and why. Mend the data, or allow more.",
+        )
+
+
+def _show(stage: Stage, progress: Progress) -> None:
+    """A sheet of what the model says by now."""
+    # A sharded model can only be asked by all processes together.
+    is_whole = _shards(stage.recipe, stage.accelerator) == 1
+    if stage.recipe.sheet_samples and is_whole and stage.accelerator.is_main_process:
+        path = stage.folder / "sheets" / f"step-{progress.step}.html"
+        title = f"{stage.recipe.name}, step {progress.step}"
+        write_sheet(stage.recipe, stage.model, stage.processor, path, title)
+
+
+def _write_model(stage: Stage) -> None:
+    """The finished model as a folder that everybody can load; adapters also by themselves."""
+    model = stage.model
+    weights = gathered(model) if _shards(stage.recipe, stage.accelerator) > 1 else None
+    if not stage.accelerator.is_main_process:
+        return
+    if stage.recipe.lora is not None:
+        adapted: Any = stage.trainable.module
+        adapted.save_pretrained(stage.folder / "adapter")
+        model = adapted.merge_and_unload()
+    write_model_folder(
+        stage.folder / "model",
+        model,
+        stage.processor,
+        dtype=stage.dtype,
+        generation=model.generation_config,
+        weights=weights,
+    )
+
+
+def _shards(recipe: TrainingRecipe, accelerator: Accelerator) -> int:
+    return accelerator.num_processes if recipe.sharding == "full" else 1
+
+
+def _agreed(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
+    """What the main process decided, for all; clocks of processes differ."""
+    if accelerator.num_processes == 1:
+        return flags
+    told = list(flags)
+    broadcast_object_list(told)
+    return tuple(told)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Nobody else trains in the folder."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise TrainingError(
+            f"Another process is training in {folder}.", remedy="Wait for it, or use another --out."
+        ) from None
+
+
+@contextlib.contextmanager
+def _settled(recipe: TrainingRecipe) -> Iterator[None]:
+    """Memory that is kept, and random states that are given back."""
+    keep_freed_memory()
+    with torch.random.fork_rng():
+        yield

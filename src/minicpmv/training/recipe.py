@@ -1,0 +1,133 @@
+"""What a stage of training says: where it starts, from what it learns, who learns, and for how long.
+
+One complete YAML file per stage, nothing inherited; `minicpmv recipes diff` shows what a stage changes. The towers that
+a nano model grows from nothing have recipes of another kind, `minicpmv.training.towers.recipe`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from minicpmv.data.sources import SourceRecipe
+from minicpmv.errors import SettingsError
+from minicpmv.training.optim import OptimiserRecipe
+from minicpmv.training.schedule import Schedule
+
+PARTS = ("llm", "vpm", "resampler")
+"""The parts of the model, each with a rate of its own or frozen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaRecipe:
+    """How pictures and clips are looked at where a sample does not say; None leaves it to the checkpoint.
+
+    A pair is a range from which every sample draws: whole numbers evenly, frames per second evenly in octaves.
+    """
+
+    max_slices: int | None = None
+    max_frames: int | None = None
+    packing: tuple[int, int] | None = None
+    """Frames per pack. Source of a range: arXiv 2509.18154 section 3.4 randomises it and does not say how."""
+
+    fps: tuple[float, float] | None = None
+    """Frames per second."""
+
+    def __post_init__(self) -> None:
+        for name, pair, lowest in (("packing", self.packing, 1), ("fps", self.fps, 1e-3)):
+            if pair is not None and not lowest <= pair[0] <= pair[1]:
+                raise SettingsError(f"{name} is {list(pair)}.", remedy="Give the smallest and the largest value.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowsRecipe:
+    """Row packing."""
+
+    tokens: int
+    """Most tokens of a row; a longer sample is left out and counted, never cut."""
+
+    per_pass: int = 1
+    """Rows that go through the model at a time, in every process; what is left of a batch follows in further passes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraRecipe:
+    """Low-rank adapters instead of whole matrices, on the parts that have a rate."""
+
+    rank: int
+    alpha: int
+    dropout: float = 0.0
+    whole: tuple[str, ...] = ()
+    """Parts that learn whole all the same, for example the resampler."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRecipe:
+    """One stage."""
+
+    name: str
+    start: str
+    """Where the weights come from: a model folder, a hub id, or `nano` for the bundled model."""
+
+    data: Mapping[str, SourceRecipe]
+    """The mixture."""
+
+    batch: int
+    """Samples per step, over all processes."""
+
+    rows: RowsRecipe
+    rates: Mapping[str, float]
+    """Peak learning rate of each part that learns; the others are frozen."""
+
+    schedule: Schedule
+    optimiser: OptimiserRecipe
+    seed: int = 0
+    decay_data: Mapping[str, SourceRecipe] | None = None
+    """Another mixture while the rate comes down. Source: MiniCPM (arXiv 2404.06395), section 4."""
+
+    media: MediaRecipe = field(default_factory=MediaRecipe)
+    lora: LoraRecipe | None = None
+    muon: float = 0.0
+    """As in the recipes of the towers: matrices of layers learn with Muon at this multiple of their part's rate."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the passes; what learns is kept in float32."""
+
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    recompute: bool = False
+    """Gradient checkpointing: activations of layers are computed again in the backward pass instead of kept."""
+
+    sharding: Literal["none", "full"] = "none"
+    """With several processes: every one has the whole model (DDP), or a share of everything (FSDP2)."""
+
+    workers: int = 1
+    """Data workers per process, at most one per core; 0 loads in the training process itself."""
+
+    most_flawed: float = 0.05
+    """Training stops if more than this share of the samples cannot be used."""
+
+    save_every_s: float = 600.0
+    sheet_samples: int = 8
+    """Samples that are answered and shown in `sheets/` at every save; 0 for none."""
+
+    trackers: tuple[str, ...] = ()
+    """Where else numbers go: `tensorboard`, `wandb`, ... whatever accelerate knows."""
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in (*self.rates, *(self.lora.whole if self.lora else ())) if part not in PARTS]
+        if unknown or not self.rates or min(self.rates.values()) <= 0:
+            raise SettingsError(
+                f"{self.name} gives rates to {', '.join(unknown) or 'nothing that can learn'}.",
+                remedy=f"Name some of {', '.join(PARTS)}, each with a rate above 0; leave out what is frozen.",
+            )
+        if self.batch < 1 or self.rows.tokens < 1 or self.rows.per_pass < 1 or self.workers < 0:
+            raise SettingsError(
+                f"{self.name} has a batch of {self.batch}, rows of {self.rows.tokens} tokens, {self.rows.per_pass} per "
+                f"pass, and {self.workers} workers.",
+                remedy="Counts are at least 1; workers may be 0.",
+            )
+        if self.lora is not None and self.sharding != "none":
+            raise SettingsError(
+                f"{self.name} wants adapters and sharding.", remedy="Adapters are small: use sharding: none."
+            )
+        if not self.data or (self.decay_data is not None and not self.decay_data):
+            raise SettingsError(f"{self.name} has no data.", remedy="Name at least one source.")

@@ -1,0 +1,63 @@
+"""The loss of some rows: cross-entropy of the tokens that count, as a sum.
+
+    rows -> hidden states -> those before a target -> logits, a chunk at a time -> CrossEntropy per target
+
+Logits of every token would be the largest tensor of the step: a row of 8192 tokens over 151,748 entries takes 5 GB in
+float32. Only tokens that are followed by a target need them, and of these a chunk at a time. The sum is divided by the
+number of targets of the *whole* step, over all rows and processes, so neither packing nor accumulation nor the number
+of processes changes what is learned.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.collate import IGNORED
+
+TARGETS_PER_CHUNK = 2048
+"""Targets whose logits exist at the same time: 1.2 GB in float32 with the released vocabulary."""
+
+
+class TokenLoss(nn.Module):
+    """A model as a function from rows to losses; what data-parallel wrappers wrap.
+
+    Args:
+        model: the model. Adapters that peft put into it work as they are: they live inside its layers.
+    """
+
+    def __init__(self, model: MiniCPMVForConditionalGeneration) -> None:
+        super().__init__()
+        self.model: MiniCPMVForConditionalGeneration = model
+
+    def forward(self, labels: Tensor, **inputs: Any) -> Tensor:
+        """Cross-entropy of every target, row by row, in order.
+
+        Args:
+            labels: int64 [rows, tokens], -100 where nothing is learned.
+            **inputs: as `MiniCPMVForConditionalGeneration.hidden_states` takes them.
+
+        Returns:
+            float32 [targets]; for rows without targets a single 0 that depends on the model, so that every process
+            takes part in every backward pass.
+        """
+        hidden = self.model.hidden_states(**inputs)
+        wanted = labels[:, 1:]
+        counts = wanted != IGNORED
+        before, targets = hidden[:, :-1][counts], wanted[counts]
+        if not len(targets):
+            return self._losses(hidden[0, :1], labels[0, :1].clamp(min=0)) * 0
+        losses = [
+            checkpoint(self._losses, part, target, use_reentrant=False)
+            if torch.is_grad_enabled() and len(targets) > TARGETS_PER_CHUNK
+            else self._losses(part, target)
+            for part, target in zip(before.split(TARGETS_PER_CHUNK), targets.split(TARGETS_PER_CHUNK), strict=True)
+        ]
+        return torch.cat(losses)
+
+    def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits: Tensor = self.model.llm.lm_head(hidden)
+        return F.cross_entropy(logits.float(), targets, reduction="none")

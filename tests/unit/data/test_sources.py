@@ -1,0 +1,104 @@
+"""Worlds and files by the names that recipes use."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minicpmv.data.readers import Flaw
+from minicpmv.data.sources import WORLDS, SourceRecipe, open_mixture, open_world
+from minicpmv.errors import OptionError
+from minicpmv.messages import VideoPart
+
+READY = sorted(set(WORLDS) - {"restore"})
+
+
+@pytest.mark.parametrize("world", READY)
+def test_every_world_draws_a_question_with_its_answer(world: str) -> None:
+    feed = open_mixture({world: SourceRecipe(world=world)}, 0)
+    for _ in range(5):
+        name, sample = feed.next()
+        assert name == world
+        assert not isinstance(sample, Flaw)
+        assert [message.role for message in sample.messages] == ["user", "assistant"]
+        assert sample.messages[1].text
+        assert {"kind", "task"} <= set(sample.metadata)
+
+
+def test_clips_carry_the_times_of_their_frames() -> None:
+    _, sample = open_mixture({"c": SourceRecipe(world="clips", options={"num_frames": 9})}, 0).next()
+    assert not isinstance(sample, Flaw)
+    (part,) = sample.media
+    assert isinstance(part, VideoPart)
+    assert part.frames is not None
+    assert part.timestamps is not None
+    assert len(part.frames) == len(part.timestamps) == 9
+
+
+def test_an_open_book_question_has_its_answer_in_the_text() -> None:
+    source = SourceRecipe(world="facts", options={"open_book": 1.0})
+    feed = open_mixture({"facts": source}, 1)
+    for _ in range(20):
+        _, sample = feed.next()
+        assert not isinstance(sample, Flaw)
+        assert sample.messages[1].text in sample.messages[0].text
+        assert sample.metadata["task"] == "open_book"
+
+
+@pytest.mark.parametrize(
+    ("world", "options", "reason"),
+    [
+        ("raed", {}, "Did you mean 'read'"),
+        ("read", {"kind": ["form"]}, "Did you mean 'kinds'"),
+        ("restore", {}, "needs the option 'calibration'"),
+    ],
+)
+def test_a_misspelt_world_or_option_is_named(world: str, options: dict[str, object], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        open_world(world, options)
+
+
+@pytest.mark.parametrize("given", [{}, {"world": "read", "path": "x"}, {"path": "x", "options": {"a": 1}}])
+def test_a_source_is_one_thing(given: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="A source has"):
+        SourceRecipe(**given)  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, SourceRecipe]:
+    path = folder / "mine.jsonl"
+    path.write_text("".join(json.dumps({"question": "?", "answer": str(n)}) + "\n" for n in range(5)))
+    parts = {"facts": SourceRecipe(world="facts"), "mine": SourceRecipe(path=str(path))}
+    return {"text": SourceRecipe(weight=0.7, parts=parts), "lines": SourceRecipe(weight=0.3, world="lines")}
+
+
+def test_passing_over_samples_is_as_good_as_drawing_them(tmp_path: Path) -> None:
+    drawn, skipped = (open_mixture(tree(tmp_path), 3) for _ in range(2))
+    for number in range(40):
+        name, sample = drawn.next()
+        if number % 3:
+            skipped.skip()
+            continue
+        other_name, other = skipped.next()
+        assert (name, sample.key) == (other_name, other.key)
+    assert drawn.state == skipped.state
+
+
+def test_another_mixture_follows_and_sources_in_both_go_on(tmp_path: Path) -> None:
+    own = tree(tmp_path)
+    later = {"text": SourceRecipe(parts={"mine": own["text"].parts["mine"]}), "scenes": SourceRecipe(world="scenes")}
+    stream = open_mixture(own, 0, later=(30, later))
+    assert stream.shares == pytest.approx({"text/facts": 0.35, "text/mine": 0.35, "lines": 0.3})
+    first = [stream.next()[0] for _ in range(30)]
+    state = json.loads(json.dumps(stream.state))
+    second = [stream.next()[0] for _ in range(30)]
+    assert set(first) == {"text/facts", "text/mine", "lines"}
+    assert set(second) == {"text/mine", "scenes"}
+    assert stream.shares == pytest.approx({"text/mine": 0.5, "scenes": 0.5})
+    again = open_mixture(own, 0, later=(30, later))
+    again.restore(state)
+    assert [again.next()[0] for _ in range(30)] == second
+
+
+def test_one_name_for_two_things_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="two different sources"):
+        open_mixture({"a": SourceRecipe(world="lines")}, 0, later=(3, {"a": SourceRecipe(world="facts")}))
