@@ -43,12 +43,18 @@ def train(  # noqa: PLR0913 - one option each
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="Only two small steps, to see that everything works.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, on how much.")] = False,
+    gpus: Annotated[int, typer.Option(help="With --dry-run: how many would train together.", metavar="N")] = 1,
 ) -> None:
     """Train a model by a recipe. The same command again goes on where it stopped."""
     from minicpmv.recipes.loader import load_recipe
     from minicpmv.training.recipe import TrainingRecipe
 
-    for option, number in {"--threads": threads, "--max-minutes": max_minutes, "--epochs": epochs}.items():
+    for option, number in {
+        "--threads": threads,
+        "--max-minutes": max_minutes,
+        "--epochs": epochs,
+        "--gpus": gpus,
+    }.items():
         if number is not None and not number > 0:
             raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
     if epochs is not None and not data:
@@ -76,7 +82,7 @@ def train(  # noqa: PLR0913 - one option each
         from minicpmv.cli.train_stage import describe_stage, run_stage, with_own_data
 
         recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, tiny=tiny)
-        print(describe_stage(recipe)) if dry_run else run_stage(recipe, folder, device, max_seconds)
+        print(describe_stage(recipe, gpus)) if dry_run else run_stage(recipe, folder, device, max_seconds)
         return
     from minicpmv.cli.train_towers import describe_towers, run_towers, tiny_towers
 

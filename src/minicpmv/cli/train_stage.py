@@ -10,6 +10,8 @@ from minicpmv.cli.console import say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
+    from minicpmv.model.configuration import MiniCPMVConfig
+    from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.training.recipe import TrainingRecipe
 
 DEFAULT_EPOCHS = 3.0
@@ -19,6 +21,10 @@ LORA_SPEED = 10
 the model and the part that saves lose elsewhere, learns whole."""
 RELEASED = {"openbmb/MiniCPM-V-4_5": "4.5", "openbmb/MiniCPM-V-4": "4.0"}
 """Hub ids whose configuration is known without asking the hub."""
+ASSUMED_PEAK = 989e12
+"""Operations per second of an H100 or H200 SXM in bfloat16 without sparsity. Source: NVIDIA's data sheets."""
+ASSUMED_UTILISATION = 0.35
+"""Of it that a dry run counts on; ours."""
 TINY_STEPS, TINY_BATCH = 2, 4
 
 
@@ -113,19 +119,22 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     print(home)
 
 
-def describe_stage(recipe: "TrainingRecipe") -> str:
-    """What a stage trains and on how much, without loading a weight."""
+def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
+    """What a stage trains, on how much, and what that costs; not a weight is loaded.
+
+    Args:
+        recipe: the stage; the samples of its first step are drawn and counted.
+        gpus: processes that would train together.
+    """
     import torch
 
-    from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config
-    from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+    from minicpmv.processing.budget import numbers_of
+    from minicpmv.training.estimate import hours_of, memory_of, step_flops
+    from minicpmv.training.feeding import Share, load_step, recipe_mixture
     from minicpmv.training.trainable import choose_trainable, counts_by_part
 
-    if recipe.start in RELEASED:
-        config = MiniCPMVConfig.preset(RELEASED[recipe.start])
-    else:
-        config = read_config(find_checkpoint(None if recipe.start == BUNDLED else recipe.start))
+    config, processor, note = _known_start(recipe.start)
     with torch.device("meta"):
         model = MiniCPMVForConditionalGeneration(config)
     choose_trainable(model, recipe)
@@ -133,10 +142,56 @@ def describe_stage(recipe: "TrainingRecipe") -> str:
     lines = [
         f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch} samples, "
         f"{schedule.warmup} of warm-up, {schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak",
-        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}",
+        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}, "
+        + ("sharded" if recipe.sharding == "full" else "not sharded")
+        + (", activations recomputed" if recipe.recompute else ""),
     ]
-    for part, (whole, learning, rate) in counts_by_part(model, recipe.rates).items():
+    by_part = counts_by_part(model, recipe.rates)
+    for part, (whole, learning, rate) in by_part.items():
         lines.append(
-            f"{part:<10}{whole:>16,} parameters{learning:>16,} learn  " + ("frozen" if rate is None else f"at {rate:g}")
+            f"  {part:<10}{whole:>14,} parameters{learning:>15,} learn  "
+            + ("frozen" if rate is None else f"at {rate:g}")
         )
-    return "\n".join(lines)
+    with working("drawing the samples of one step"):
+        batch = load_step(recipe, processor, recipe_mixture(recipe), 0, Share())
+    counts, numbers = batch.counts, numbers_of(config)
+    adapted = set(recipe.rates) - set(recipe.lora.whole) if recipe.lora else set()
+    flops = step_flops(numbers, counts, set(recipe.rates), adapted=adapted)
+    widest = max(batch.passes, key=lambda inputs: inputs["input_ids"].numel())
+    memory = memory_of(
+        numbers,
+        recipe,
+        learning=sum(learning for _, learning, _ in by_part.values()),
+        tokens=widest["input_ids"].numel(),
+        patches=max(len(inputs.get("pixel_values", ())) for inputs in batch.passes),
+        processes=gpus,
+    )
+    hours = hours_of(flops * schedule.steps, processes=gpus, peak=ASSUMED_PEAK, utilisation=ASSUMED_UTILISATION)
+    gib = 2**30
+    lines += [
+        f"one step: {counts['samples']} samples, {counts['tokens']:,} tokens ({counts['targets']:,} learned), "
+        f"{counts['patches']:,} patches, {len(batch.passes)} passes, {flops:.3g} operations",
+        f"memory of each of {gpus} GPU{'s' * (gpus > 1)}, about: weights {memory.weights / gib:.1f} + gradients "
+        f"{memory.gradients / gib:.1f} + moments {memory.moments / gib:.1f} + activations "
+        f"{memory.activations / gib:.1f} = {memory.total / gib:.1f} GiB",
+        f"all steps: {flops * schedule.steps:.3g} operations, about {hours:.2g} hours at {ASSUMED_UTILISATION:.0%} of "
+        f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
+    ]
+    return "\n".join([*lines, note] if note else lines)
+
+
+def _known_start(start: str) -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
+    """Configuration and processor of a start, and what is only assumed about it."""
+    from minicpmv.generation.loading import BUNDLED, bundled_folder, find_checkpoint, read_config, read_processor
+    from minicpmv.model.configuration import MiniCPMVConfig
+    from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+    from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
+
+    if start not in RELEASED:
+        source = find_checkpoint(None if start == BUNDLED else start)
+        return read_config(source), read_processor(source), ""
+    tokenizer = read_processor(bundled_folder()).tokenizer
+    processor = MiniCPMVProcessor(MiniCPMVImageProcessor(), tokenizer, MiniCPMVVideoProcessor())
+    note = "text is counted with the tokenizer of nano, which needs more tokens than the released one"
+    return MiniCPMVConfig.preset(RELEASED[start]), processor, note

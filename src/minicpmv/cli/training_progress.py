@@ -128,6 +128,10 @@ class StageProgress:
 
     def begin(self, recipe: "TrainingRecipe", model: "nn.Module", progress: "StageState") -> None:
         """A stage begins, or goes on."""
+        import torch
+
+        from minicpmv.processing.budget import numbers_of
+        from minicpmv.training.estimate import measured_peak
         from minicpmv.training.trainable import trainable_table
 
         self._console.print(trainable_table(model, recipe.rates))
@@ -135,15 +139,20 @@ class StageProgress:
         say(f"{self._name} {verb}, {self._steps} steps. Ctrl-C stops it; the same command goes on.")
         self._means = RunningMeans()
         self._began = self._told = time.monotonic()
-        self._first, self._tokens = progress.step, progress.counts.get("tokens", 0)
+        self._first, self._counts = progress.step, progress.counts
+        self._numbers = numbers_of(model.config)
+        device = next(model.parameters()).device
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self._peak = processes * measured_peak(device, half)
+        self._recipe = recipe
         self._bar = self._bars.add_task(self._name, total=self._steps, completed=progress.step, numbers="")
 
     def step(self, progress: "StageState", numbers: Mapping[str, float]) -> None:
         """One more step is done."""
         self._means.add({"loss": numbers["loss"]})
         now = time.monotonic()
-        speed = (progress.counts.get("tokens", 0) - self._tokens) / max(now - self._began, 1e-9)
-        text = f"{self._means.describe()}  {speed:,.0f} tokens/s"
+        text = f"{self._means.describe()}  {self._speed(progress, max(now - self._began, 1e-9))}"
         if flawed := progress.counts.get("flawed", 0):
             text += f"  {flawed} left out"
         self._bars.update(self._bar, completed=progress.step, numbers=text)
@@ -152,3 +161,13 @@ class StageProgress:
             left_s = (self._steps - progress.step) * (now - self._began) / max(progress.step - self._first, 1)
             left = f"  {left_s / 60:.0f} min left" if left_s else ""
             say(f"{self._name}: step {progress.step} of {self._steps}  {text}{left}")
+
+    def _speed(self, progress: "StageState", seconds: float) -> str:
+        """Tokens per second, and how much of what the machine could multiply is multiplied."""
+        from minicpmv.training.estimate import step_flops
+
+        counts = {name: number - self._counts.get(name, 0) for name, number in progress.counts.items()}
+        lora = self._recipe.lora
+        adapted = set(self._recipe.rates) - set(lora.whole) if lora else set()
+        flops = step_flops(self._numbers, counts, set(self._recipe.rates), adapted=adapted)
+        return f"{counts['tokens'] / seconds:,.0f} tokens/s  MFU {flops / seconds / self._peak:.0%}"

@@ -12,7 +12,6 @@ frozen weights are those of the start. Nothing random needs keeping either, sinc
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -48,11 +47,12 @@ class Progress:
     """Training time over all runs."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
-    """`samples`, `tokens`, `targets`, `patches`, `flawed` over all processes."""
+    """Over all processes: `samples`, `flawed`, and what `minicpmv.training.estimate` needs."""
 
     def after(self, step: int, stream: State, seconds: float, counts: Mapping[str, int]) -> "Progress":
         """The same, one step later."""
-        return Progress(step, stream, self.seconds + seconds, dict(Counter(self.counts) + Counter(counts)))
+        added = {name: self.counts.get(name, 0) + number for name, number in counts.items()}
+        return Progress(step, stream, self.seconds + seconds, added)
 
 
 class Checkpoints:

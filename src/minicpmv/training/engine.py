@@ -217,7 +217,7 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
 
 def _counted(accelerator: Accelerator, batch: StepBatch) -> tuple[Counter[str], int]:
     """Counts of the step over all processes, and the most passes that any of them makes."""
-    names = ("samples", "tokens", "targets", "patches", "flawed")
+    names = ("samples", "flawed", "targets", "tokens", "token_pairs", "patches", "patch_pairs", "packs")
     mine = {**batch.counts, "flawed": len(batch.flaws)}
     row = torch.tensor([[mine.get(name, 0) for name in names] + [len(batch.passes)]], device=accelerator.device)
     rows = accelerator.gather(row).cpu()

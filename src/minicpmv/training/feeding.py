@@ -10,7 +10,7 @@ The batch carries the state of the stream behind it, so a checkpoint knows where
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,7 +53,7 @@ class StepBatch:
     """Where the mixture stands behind this step."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """`samples`, `tokens`, `targets`, `patches` of this process."""
+    """Of this process: `samples`, `targets`, and what `minicpmv.training.estimate` needs."""
 
     flaws: list[tuple[str, str, str]] = field(default_factory=list)
     """Source, key and reason of every sample that could not be used."""
@@ -183,8 +183,21 @@ def _packed(
         longest = max(sum(len(sample.ids) for _, sample in row) for row in members)
         inputs = collate_rows([[sample for _, sample in row] for row in members], longest, pad_id=pad_id)
         counts["targets"] += inputs.pop("num_targets")
-        counts["tokens"] += sum(len(sample.ids) for row in members for _, sample in row)
-        counts["patches"] += len(inputs.get("pixel_values", ()))
+        counts += _costs(sample for row in members for _, sample in row)
         passes.append(inputs)
         sources.append([(source, sum(sample.trained[1:])) for row in members for source, sample in row])
     return StepBatch(step, passes, sources, stream, counts, flaws)
+
+
+def _costs(samples: Iterable[EncodedSample]) -> Counter[str]:
+    """Sizes that decide what a step costs."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        counts["tokens"] += len(sample.ids)
+        counts["token_pairs"] += len(sample.ids) ** 2
+        for rows in sample.visuals:
+            patches = rows.item_shapes.prod(-1)
+            counts["patches"] += int(patches.sum())
+            counts["patch_pairs"] += int((patches**2).sum())
+            counts["packs"] += rows.num_packs
+    return counts
