@@ -1,4 +1,4 @@
-"""`minicpmv recipes list|show`: what can be trained, and every number of it."""
+"""`minicpmv recipes list|show|diff`: what can be trained, every number of it, and what differs."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from minicpmv.cli import options as shared
 
-recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List or read the training recipes.")
+recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, read or compare the training recipes.")
 
 
 @recipes.command("list")
@@ -31,3 +31,27 @@ def show_recipe(
 
     recipe = load_recipe(name, changes or ())
     print(dump_settings(recipe) if changes else recipe_path(name).read_text(encoding="utf-8"), end="")
+
+
+@recipes.command("diff")
+def diff_recipes(
+    first: Annotated[str, typer.Argument(metavar="RECIPE", help="A bundled recipe, or a YAML file.")],
+    second: Annotated[str, typer.Argument(metavar="RECIPE", help="Another one, or the recipe.yaml of a run.")],
+    as_json: shared.Json = False,
+) -> None:
+    """Print what the second recipe changes in the first, setting by setting."""
+    import json
+
+    from minicpmv.recipes.loader import compare, load_recipe
+
+    changes = compare(load_recipe(first), load_recipe(second))
+    if as_json:
+        print(json.dumps({key: {"first": one, "second": other} for key, (one, other) in changes.items()}))
+        return
+    width = max((len(key) for key in changes), default=0)
+    for key, (one, other) in changes.items():
+        print(f"{key:<{width}}  {_told(one)} -> {_told(other)}")
+
+
+def _told(value: object) -> str:
+    return "(none)" if value is None else str(value)

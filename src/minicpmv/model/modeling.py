@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 from transformers import initialization as init
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from minicpmv.errors import ShapeContractError
 from minicpmv.model.configuration import MiniCPMVConfig
@@ -66,6 +66,40 @@ class MiniCPMVPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+
+class Body:
+    """Everything but the head: the same inputs, and the last hidden states instead of logits.
+
+    Not a module of its own, since the checkpoint's names know none: it borrows the model's parts.
+    """
+
+    def __init__(self, model: MiniCPMVForConditionalGeneration) -> None:
+        self._model = model
+        self._tp_plan, self._pp_plan = model._tp_plan, model._pp_plan
+
+    def __call__(self, input_ids: Tensor | None = None, **inputs: Any) -> BaseModelOutputWithPast:
+        """Hidden states [batch, tokens, d_llm] before the head, as `last_hidden_state`.
+
+        Args:
+            input_ids: as in `MiniCPMVForConditionalGeneration.forward`.
+            **inputs: likewise; what is not about pictures goes to the language model.
+        """
+        visual = {name: inputs.pop(name) for name in _EMBEDDED if name in inputs}
+        decoder: Any = self._model.get_decoder()
+        output: BaseModelOutputWithPast = decoder(inputs_embeds=self._model.embed_inputs(input_ids, **visual), **inputs)
+        return output
+
+
+_EMBEDDED = (
+    "inputs_embeds",
+    "pixel_values",
+    "item_shapes",
+    "item_packs",
+    "item_times",
+    "visual_slots",
+    "visual_features",
+)
 
 
 class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneration narrows two signatures
@@ -178,58 +212,50 @@ class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneratio
         part = VisualInputs(blank, [(1, 1)], [0], torch.full((1,), -1))
         return self._encode(part).sum() * 0
 
-    def place_visuals(self, embeddings: Tensor, visual_features: Tensor | None, visual_slots: Tensor | None) -> Tensor:
-        """Token embeddings with the visual features in their slots.
-
-        Args:
-            embeddings: [batch, tokens, d_llm].
-            visual_features: [packs, queries, d_llm]; None for text alone.
-            visual_slots: int64 [packs, 2].
-
-        Raises:
-            ShapeContractError: another number of slots than of packs, or a slot outside the prompt.
-        """
-        if visual_features is not None:
-            slots = torch.empty(0, 2, dtype=torch.long) if visual_slots is None else visual_slots
-            return place_in_slots(embeddings, visual_features, slots)
-        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            return embeddings + self._unused_vision()
-        return embeddings
-
-    def hidden_states(
+    def embed_inputs(
         self,
-        input_ids: Tensor,
-        position_ids: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         item_shapes: Tensor | None = None,
         item_packs: Tensor | None = None,
         item_times: Tensor | None = None,
         visual_slots: Tensor | None = None,
+        visual_features: Tensor | None = None,
     ) -> Tensor:
-        """What the language model makes of every token, before logits: training needs them for few tokens only.
+        """Token embeddings with the visual features in their slots: what the language model reads.
 
         Args:
-            input_ids: int64 [rows, tokens].
-            position_ids: int64 [rows, tokens]; where they start again, another sample begins.
-            pixel_values: as in `forward`, and so are the rest.
+            input_ids: as in `forward`, and so are the others.
+            inputs_embeds: see `forward`.
+            pixel_values: see `forward`.
             item_shapes: see `forward`.
             item_packs: see `forward`.
             item_times: see `forward`.
             visual_slots: see `forward`.
+            visual_features: see `forward`.
 
         Returns:
-            [rows, tokens, d_llm].
+            [batch, tokens, d_llm].
 
         Raises:
             ShapeContractError: the visual tensors do not fit each other or the prompt.
         """
-        features = None
-        if pixel_values is not None:
-            features = self.get_visual_features(pixel_values, item_shapes, item_packs, item_times)
-        embeddings = self.place_visuals(self._embed(input_ids), features, visual_slots)
-        output = self.get_decoder()(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        if pixel_values is not None and visual_features is None:
+            visual_features = self.get_visual_features(pixel_values, item_shapes, item_packs, item_times)
+        embeddings = self._embed(input_ids) if inputs_embeds is None else inputs_embeds
+        if visual_features is not None:
+            slots = torch.empty(0, 2, dtype=torch.long) if visual_slots is None else visual_slots
+            return place_in_slots(embeddings, visual_features, slots, input_ids)
+        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return embeddings + self._unused_vision()
+        return embeddings
+
+    @property
+    def base_model(self) -> Any:
+        """The model without its head (`Body`), as libraries look for it that compute logits themselves."""
+        return Body(self)
 
     def forward(  # noqa: PLR0913  (transformers passes inputs by name)
         self,
@@ -274,11 +300,18 @@ class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneratio
         Raises:
             ShapeContractError: the visual tensors do not fit each other or the prompt.
         """
-        if pixel_values is not None and visual_features is None:
-            visual_features = self.get_visual_features(pixel_values, item_shapes, item_packs, item_times)
-        embeddings = self._embed(input_ids) if inputs_embeds is None else inputs_embeds
+        embeddings = self.embed_inputs(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            item_shapes=item_shapes,
+            item_packs=item_packs,
+            item_times=item_times,
+            visual_slots=visual_slots,
+            visual_features=visual_features,
+        )
         return self.llm(
-            inputs_embeds=self.place_visuals(embeddings, visual_features, visual_slots),
+            inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

@@ -128,19 +128,20 @@ def keep_packs(visual: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
     return kept
 
 
-def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tensor:
+def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor, input_ids: Tensor | None = None) -> Tensor:
     """Overwrite each slot's run of placeholder embeddings with one pack's tokens.
 
     Args:
         embeddings: [batch, tokens, d_llm].
         features: [packs, queries, d_llm].
         slots: int64 [packs, 2]: sample row and first column of each slot.
+        input_ids: int64 [batch, tokens] where known: slots hold one id over and over, or they have been moved.
 
     Returns:
         A new tensor like `embeddings`.
 
     Raises:
-        ShapeContractError: as many slots as packs are needed, inside the prompt.
+        ShapeContractError: as many slots as packs are needed, inside the prompt, where the placeholders are.
     """
     batch, tokens = embeddings.shape[:2]
     num_packs, num_queries = features.shape[:2]
@@ -160,6 +161,14 @@ def place_in_slots(embeddings: Tensor, features: Tensor, slots: Tensor) -> Tenso
     slots = slots.to(embeddings.device)
     columns = slots[:, 1, None] + torch.arange(num_queries, device=embeddings.device)
     positions = (slots[:, 0, None] * tokens + columns).flatten()
+    if input_ids is not None and len(positions):
+        held = input_ids.flatten().index_select(0, positions.to(input_ids.device))
+        if not bool((held == held[0]).all()):
+            raise ShapeContractError(
+                "The visual slots do not lie on the placeholders of input_ids.",
+                remedy="Pass input_ids as the processor returned them: padding must not be moved or cut afterwards. "
+                "Other libraries' trainers take minicpmv.training.collator.ConversationCollator.",
+            )
     flat = embeddings.flatten(0, 1)
     source = features.flatten(0, 1).to(device=flat.device, dtype=flat.dtype)
     placed = flat.index_copy(0, positions, source)

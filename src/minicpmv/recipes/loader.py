@@ -4,13 +4,15 @@ load_recipe("nano_first", ["seed=1"]) -> TowersRecipe        load_recipe("sft") 
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import yaml
 
 from minicpmv.errors import SettingsError
-from minicpmv.settings import parse_yaml, read_settings
+from minicpmv.settings import dump_settings, parse_yaml, read_settings
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.towers.recipe import TowersRecipe
 
@@ -67,6 +69,30 @@ def load_towers(name: str, overrides: Sequence[str] = ()) -> TowersRecipe:
 def load_stage(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
     """Read a recipe for one stage; see `load_recipe`."""
     return read_settings(recipe_path(name), TrainingRecipe, overrides)
+
+
+def compare(first: AnyRecipe, second: AnyRecipe) -> dict[str, tuple[Any, Any]]:
+    """What differs between two recipes: dotted names, each with both values; None where a recipe does not have it.
+
+    >>> compare(load_stage("sft"), load_stage("sft", ["seed=3"]))
+    {'seed': (0, 3)}
+    """
+    one, other = (dict(_leaves("", yaml.safe_load(dump_settings(recipe)))) for recipe in (first, second))
+    keys = [*one, *(key for key in other if key not in one)]
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted names of everything in a tree that is neither mapping nor list of mappings."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), item)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            name = item.get("name", index) if isinstance(item, dict) else index
+            yield from _leaves(f"{path}.{name}", item)
+    else:
+        yield path, value
 
 
 def summary(path: Path) -> str:

@@ -38,13 +38,13 @@ class TokenLoss(nn.Module):
 
         Args:
             labels: int64 [rows, tokens], -100 where nothing is learned.
-            **inputs: as `MiniCPMVForConditionalGeneration.hidden_states` takes them.
+            **inputs: as the model's `forward` takes them.
 
         Returns:
             float32 [targets]; for rows without targets a single 0 that depends on the model, so that every process
             takes part in every backward pass.
         """
-        hidden = self.model.hidden_states(**inputs)
+        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         wanted = labels[:, 1:]
         counts = wanted != IGNORED
         before, targets = hidden[:, :-1][counts], wanted[counts]

@@ -118,3 +118,12 @@ def test_a_slot_more_or_less_than_packs_is_refused() -> None:
 def test_a_slot_outside_the_prompt_is_refused(slot: list[int]) -> None:
     with pytest.raises(ShapeContractError, match="lies outside input_ids of shape"):
         place_in_slots(torch.zeros(1, 9, 3), torch.zeros(1, 2, 3), torch.tensor([slot]))
+
+
+def test_slots_that_left_their_placeholders_are_refused() -> None:
+    """As when a trainer moves padding from the left to the right and knows nothing of slots."""
+    ids = torch.tensor([[5, 5, 7, 7, 7, 1], [7, 7, 7, 1, 2, 3]])
+    embeddings, features = torch.zeros(2, 6, 4), torch.ones(2, 3, 4)
+    place_in_slots(embeddings, features, torch.tensor([[0, 2], [1, 0]]), ids)
+    with pytest.raises(ShapeContractError, match="do not lie on the placeholders"):
+        place_in_slots(embeddings, features, torch.tensor([[0, 2], [1, 1]]), ids)

@@ -1,7 +1,10 @@
 """Every bundled recipe is valid, says what it trains, and runs."""
 
+import json
+
 import pytest
 
+from minicpmv.cli.main import main
 from minicpmv.cli.train_stage import RELEASED, with_own_data
 from minicpmv.data.sources import open_mixture
 from minicpmv.errors import SettingsError
@@ -75,3 +78,15 @@ def test_adapters_learn_faster_and_leave_the_resampler_whole() -> None:
     assert recipe.lora is not None
     assert recipe.lora.whole == ("resampler",)
     assert recipe.rates == pytest.approx({"llm": 1e-4, "resampler": 1e-5, "vpm": 1e-4})
+
+
+def test_recipes_are_compared_setting_by_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "diff", "sft", "nano_sft", "--json"]) == 0
+    changes = json.loads(capsys.readouterr().out)
+    assert changes["start"] == {"first": "openbmb/MiniCPM-V-4_5", "second": "nano"}
+    assert changes["rates.llm"] == {"first": 1e-5, "second": 5e-4}
+    assert "seed" not in changes
+    assert main(["recipes", "diff", "nano_first", "sft"]) == 0
+    assert "stages.vision.objective" in capsys.readouterr().out
+    assert main(["recipes", "diff", "sft", "sft"]) == 0
+    assert capsys.readouterr().out == ""
