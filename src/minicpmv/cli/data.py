@@ -1,23 +1,24 @@
-"""`minicpmv data preview | stats`: look at a corpus, and count it."""
+"""`minicpmv data build | preview | stats | calibrate`: make, look at and count a corpus; how much damage is much."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minicpmv.cli import options as shared
-from minicpmv.cli.console import say
+from minicpmv.cli.console import say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
     from minicpmv.data.readers import Flaw
     from minicpmv.data.sample import Sample
 
-data = typer.Typer(help="Look at training data, and count it.", no_args_is_help=True)
+data = typer.Typer(help="Make training data, look at it, and count it.", no_args_is_help=True)
 
 DRAWN = ("read", "ask", "reason", "lines", "scenes", "clips", "facts")
 
@@ -28,6 +29,76 @@ SourceName = Annotated[
         help="A .jsonl, .parquet, .tar or .pdf file, a folder of them, or a world: " + ", ".join(DRAWN),
     ),
 ]
+
+
+@data.command()
+def build(
+    source: SourceName,
+    out: Annotated[Path, typer.Option(help="The folder to make.", metavar="DIR")],
+    number: Annotated[
+        int | None, typer.Option("--number", "-n", help="Most samples to write; a world needs it.", metavar="N")
+    ] = None,
+    options: Annotated[
+        str | None, typer.Option(help="Of a world, in YAML: '{kinds: [receipt]}'.", metavar="YAML")
+    ] = None,
+    smallest_px: Annotated[int, typer.Option(help="Leave out pictures with a shorter side.", metavar="PX")] = 28,
+    languages: Annotated[
+        str | None, typer.Option(help="Leave out longer texts in other languages than these, such as en,de.")
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates/--no-duplicates", help="Keep texts that are nearly the same.")
+    ] = True,
+    seed: shared.Seed = None,
+) -> None:
+    """Write samples as a data set of its own: data.jsonl with media beside it, broken ones listed with reasons."""
+    from minicpmv.data import filters
+    from minicpmv.data.build import write_dataset
+
+    if number is None and source in DRAWN:
+        raise OptionError(f"'{source}' is a world, which has no end.", remedy="Say how many samples with --number.")
+    if number is not None and number < 1:
+        raise OptionError(f"--number is {number}.", remedy="Write at least one.")
+    checks: dict[str, filters.Check] = {
+        "media": filters.media_open(smallest_px),
+        "answer": filters.answer_length(),
+        "repetition": filters.repetition(),
+    }
+    if languages:
+        checks["language"] = filters.language([code.strip() for code in languages.split(",")])
+    if not duplicates:
+        checks["duplicates"] = filters.NearDuplicates()
+    sieve = filters.Sieve(checks)
+    samples = islice(_samples(source, seed or 0, parse_options(options)), number)
+    written, left_out = write_dataset(_counted(samples, number), out, sieve)
+    say(f"{written} samples, {left_out} left out: " + ", ".join(f"{n} {name}" for name, n in sieve.dropped.items()))
+    print(out)
+
+
+def parse_options(text: str | None) -> dict[str, Any]:
+    """The options of a world as a mapping.
+
+    Raises:
+        OptionError: it is none.
+    """
+    import yaml
+
+    try:
+        options = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise OptionError(f"--options cannot be read: {error}", remedy="Write '{kinds: [receipt]}'.") from None
+    if not isinstance(options, dict):
+        raise OptionError(f"--options is {text!r}.", remedy="Write '{kinds: [receipt]}'.")
+    return options
+
+
+def _counted(samples: "Iterator[Sample | Flaw]", number: int | None) -> "Iterator[Sample | Flaw]":
+    """Samples with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(
+        samples, description="writing", total=number, console=Console(stderr=True), disable=not sys.stderr.isatty()
+    )
 
 
 @data.command()
@@ -77,21 +148,57 @@ def stats(source: SourceName, as_json: shared.Json = False) -> None:
         say(f"left out: {flaw.key}: {flaw.reason}")
 
 
-def _samples(source: str, seed: int) -> "Iterator[Sample | Flaw]":
+@data.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE")] = Path("calibration.json"),
+    reader: Annotated[
+        str, typer.Option(help="Who reads: tesseract, nano, or a model's folder or hub id.", metavar="READER")
+    ] = "tesseract",
+    crops: Annotated[int, typer.Option(help="Lines to read at every strength.", metavar="N")] = 200,
+    seed: shared.Seed = None,
+) -> None:
+    """Measure what a reader still reads at every strength of every damage, for the world `restore`."""
+    import numpy as np
+
+    from minicpmv.data.corruption.calibration import LEVELS, measure
+
+    if crops < 1:
+        raise OptionError(f"--crops is {crops}.", remedy="Read at least one.")
+    with working("loading torch"):
+        from minicpmv.evaluation.readers import line_crops, model_reader, tesseract_reader
+        from minicpmv.generation.loading import BUNDLED, load
+
+        read = (
+            tesseract_reader() if reader == "tesseract" else model_reader(load(None if reader == BUNDLED else reader))
+        )
+    with working(f"{reader} reads damaged lines"):
+        found = measure(np.random.default_rng(seed or 0), line_crops(crops, seed or 0), read, name=reader)
+    found.save(out)
+    say(f"{reader} gets {100 * found.clean_error_rate:.1f} % of the characters of {crops} clean lines wrong")
+    for level in LEVELS[:2]:
+        for operator in found.operators(level):
+            weakest, strongest = found.band(operator, level) or (0.0, 0.0)
+            say(f"{level:<9} {operator:<11} from {weakest:.2f} to {strongest:.2f}")
+    print(out)
+
+
+def _samples(source: str, seed: int, options: "dict[str, Any] | None" = None) -> "Iterator[Sample | Flaw]":
     """A source's samples; those of a world never end."""
     if source in DRAWN:
-        yield from _drawn(source, seed)
+        yield from _drawn(source, seed, options or {})
         return
+    if options:
+        raise OptionError(f"'{source}' is no world and has no options.", remedy="Leave out --options.")
     from minicpmv.data.readers import Position, open_source
 
     for sample, _ in open_source(Path(source)).read(Position()):
         yield sample
 
 
-def _drawn(name: str, seed: int) -> "Iterator[Sample | Flaw]":
+def _drawn(name: str, seed: int, options: "dict[str, Any]") -> "Iterator[Sample | Flaw]":
     from minicpmv.data.mixture import DrawnFeed
     from minicpmv.data.sources import open_world
 
-    feed = DrawnFeed(name, open_world(name, {}), seed)
+    feed = DrawnFeed(name, open_world(name, options), seed)
     while True:
         yield feed.next()

@@ -158,20 +158,22 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
     sources = recipe_mixture(recipe).names
     began = saved_at = time.monotonic()
     for batch in step_loader(recipe, stage.processor, first=progress.step, stream=progress.stream, share=share):
+        waited = time.monotonic() - began
         factor = recipe.schedule.factor(batch.step)
         set_rates(stage.optimiser, factor)
         numbers, counts = _step(stage, batch, sources)
         now = time.monotonic()
-        progress, began = progress.after(batch.step + 1, batch.stream, now - began, counts), now
+        progress = progress.after(batch.step + 1, batch.stream, now - began, counts)
         stage.checkpoints.poll()
-        _report(stage, reporter, progress, {**numbers, "rate": factor})
+        _report(stage, reporter, progress, {**numbers, "rate": factor}, waiting=waited / (now - began))
         is_last = progress.step == recipe.schedule.steps
         due = is_last or now - saved_at > recipe.save_every_s
         due, over = _agreed(accelerator, due, now > deadline)
         if due or over:
             stage.checkpoints.begin(progress, stage.trainable.parameters, stage.optimiser)
             _show(stage, progress)
-            began = saved_at = time.monotonic()
+            saved_at = time.monotonic()
+        began = time.monotonic()
         if over and not is_last:
             break
     stage.checkpoints.finish()
@@ -280,11 +282,14 @@ def _note_flaws(stage: Stage, batch: StepBatch) -> None:
                 file.write(json.dumps({"step": batch.step, "source": source, "key": key, "reason": reason}) + "\n")
 
 
-def _report(stage: Stage, reporter: StageReporter, progress: Progress, numbers: dict[str, float]) -> None:
+def _report(
+    stage: Stage, reporter: StageReporter, progress: Progress, numbers: dict[str, float], waiting: float
+) -> None:
     """Tell whoever listens, and stop if too much of the data is unusable."""
     if stage.accelerator.is_main_process:
         reporter.step(progress, numbers)
-        line = {"step": progress.step, "seconds": round(progress.seconds, 2), **numbers, **progress.counts}
+        line = {"step": progress.step, "seconds": round(progress.seconds, 2), "waiting": round(waiting, 4)}
+        line |= {**numbers, **progress.counts}
         with (stage.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     stage.accelerator.log(numbers, step=progress.step)

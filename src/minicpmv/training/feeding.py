@@ -183,13 +183,13 @@ def _packed(
         longest = max(sum(len(sample.ids) for _, sample in row) for row in members)
         inputs = collate_rows([[sample for _, sample in row] for row in members], longest, pad_id=pad_id)
         counts["targets"] += inputs.pop("num_targets")
-        counts += _costs(sample for row in members for _, sample in row)
+        counts += costs_of(sample for row in members for _, sample in row)
         passes.append(inputs)
         sources.append([(source, sum(sample.trained[1:])) for row in members for source, sample in row])
     return StepBatch(step, passes, sources, stream, counts, flaws)
 
 
-def _costs(samples: Iterable[EncodedSample]) -> Counter[str]:
+def costs_of(samples: Iterable[EncodedSample]) -> Counter[str]:
     """Sizes that decide what a step costs."""
     counts: Counter[str] = Counter()
     for sample in samples:

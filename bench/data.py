@@ -1,0 +1,82 @@
+"""Do generators keep up? Samples per second of every world on one core, and how long training waits for them.
+
+Drawn and encoded: what a data worker does for a sample, from the generator to ids and patch rows. Waiting: the share of
+the time of training steps in which the trainer had nothing to do, with the bundled model and the recipe `nano_sft`,
+one data worker beside it; the first steps, before anything is prepared, are left out.
+
+There is no peer for the first: nobody else draws these pages. The figure to compare with is what a step consumes, in
+samples per second, printed last. Goal: less than 3 per cent of the time is waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from measure import Report, argument_parser
+
+from minicpmv.data.sources import WORLDS, SourceRecipe, open_mixture
+from minicpmv.generation.loading import bundled_folder, read_processor
+from minicpmv.recipes.loader import load_stage
+from minicpmv.training.engine import train_stage
+
+WARM_UP = 5
+"""Steps that are left out."""
+
+
+class Silent:
+    """A reporter without words."""
+
+    def begin(self, *_: object) -> None:
+        """Nothing."""
+
+    def step(self, *_: object) -> None:
+        """Nothing."""
+
+
+def speed(world: str, seconds: float) -> tuple[float, float]:
+    """Samples per second of a world: drawn alone, and drawn and encoded."""
+    processor = read_processor(bundled_folder())
+    feed = open_mixture({world: SourceRecipe(world=world)}, 0)
+    feed.next()  # typefaces are opened with the first
+    speeds = []
+    for encode in (False, True):
+        number, ends = 0, time.perf_counter() + seconds
+        began = time.perf_counter()
+        while time.perf_counter() < ends:
+            _, sample = feed.next()
+            if encode:
+                processor.encode_conversation(sample.messages)
+            number += 1
+        speeds.append(number / (time.perf_counter() - began))
+    return speeds[0], speeds[1]
+
+
+def main() -> None:
+    """All worlds, then a short training."""
+    parser = argument_parser(__doc__)
+    arguments = parser.parse_args()
+    report = Report("data: worlds and waiting")
+    for world in sorted(set(WORLDS) - {"restore"}):
+        drawn, encoded = speed(world, 0.2 if arguments.small else 4.0)
+        report.figure(f"{world}: drawn", drawn, "samples/s")
+        report.figure(f"{world}: drawn and encoded", encoded, "samples/s")
+    steps = WARM_UP + (2 if arguments.small else 25)
+    recipe = load_stage("nano_sft", [f"schedule={{steps: {steps}}}", "sheet_samples=0"])
+    with tempfile.TemporaryDirectory() as folder:
+        train_stage(recipe, Path(folder), reporter=Silent(), device="cpu")
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    taken = lines[-1]["seconds"] - lines[WARM_UP - 1]["seconds"]
+    waited = sum(
+        line["waiting"] * (line["seconds"] - before["seconds"])
+        for before, line in zip(lines[WARM_UP - 1 :], lines[WARM_UP:], strict=False)
+    )
+    report.figure("training consumes", recipe.batch * (steps - WARM_UP) / taken, "samples/s")
+    report.goal("share of the time spent waiting", waited / taken, at_most=0.03)
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

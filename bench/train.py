@@ -1,0 +1,196 @@
+"""What do rows and ragged pictures bring to a training step? Forward, backward and update on mixed samples.
+
+Peer: the usual way of fine-tuning scripts. The samples of a step form one batch, padded to the longest, with an
+attention mask; pictures are padded and masked as the official code does (see `vision.py`); logits of every position are
+computed, and the loss is taken where labels are.
+
+Ours: `minicpmv.training`: rows of several samples, ragged pictures, logits of targets alone.
+
+Fairness: same model and weights, the same samples in every step, same optimiser, same number type, data prepared
+beforehand for both. The losses of both ways must agree in the same run, or the script stops. Samples are mixed as in
+pre-training: pages, lines, clips and text, of 60 to 500 tokens.
+
+Goal: at least 1.8 times the samples per second. Beside it: useful operations per second as a share of the machine's
+matrix-product peak (MFU), and the highest resident memory of each way in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from measure import Report, argument_parser, in_fresh_process, interleaved, memory_status
+from torch import Tensor
+from vision import PaddedTower, padded_strips
+
+from minicpmv.data.rows import collate_rows, fill_rows
+from minicpmv.data.sources import SourceRecipe, open_mixture
+from minicpmv.generation.loading import bundled_folder, read_processor
+from minicpmv.model.configuration import MiniCPMVConfig
+from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.model.visual_inputs import place_in_slots
+from minicpmv.processing.budget import numbers_of
+from minicpmv.processing.collate import EncodedSample, Padding, collate
+from minicpmv.training.estimate import measured_peak, step_flops
+from minicpmv.training.feeding import costs_of
+from minicpmv.training.token_loss import TokenLoss
+
+MIXTURE = {
+    "pages": SourceRecipe(weight=0.4, world="read", options={"longest_side_px": 224}),
+    "lines": SourceRecipe(weight=0.2, world="lines"),
+    "clips": SourceRecipe(weight=0.2, world="clips"),
+    "facts": SourceRecipe(weight=0.2, world="facts"),
+}
+MID = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+MID_VISION = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6}
+TOLERANCE = 2e-2
+"""Largest relative difference of the two losses, in bfloat16 arithmetic."""
+
+
+@dataclass
+class Step:
+    """The samples of a step in both forms, with their visual rows."""
+
+    samples: list[EncodedSample]
+    passes: list[dict[str, Any]]
+    padded: dict[str, Any]
+
+
+def draw_steps(number: int, batch: int, row_tokens: int) -> list[Step]:
+    """Steps of mixed samples, prepared for both ways."""
+    processor = read_processor(bundled_folder())
+    mixture, steps = open_mixture(MIXTURE, 0), []
+    pad_id = int(processor.tokenizer.pad_token_id)
+    for _ in range(number):
+        samples = [processor.encode_conversation(mixture.next()[1].messages) for _ in range(batch)]
+        rows = fill_rows([len(sample.ids) for sample in samples], row_tokens)
+        members = [[samples[index] for index in row] for row in rows]
+        longest = max(sum(len(sample.ids) for sample in row) for row in members)
+        inputs = collate_rows(members, longest, pad_id=pad_id)
+        inputs.pop("num_targets")
+        padded = collate(samples, Padding(side="right"), pad_id=pad_id, labels=True)
+        steps.append(Step(samples, [inputs], padded))
+    return steps
+
+
+def build(size: str) -> MiniCPMVForConditionalGeneration:
+    """The nano model, or one of about thirty million parameters with random weights."""
+    if size == "nano":
+        return MiniCPMVForConditionalGeneration.from_pretrained(bundled_folder(), dtype=torch.float32)
+    config = MiniCPMVConfig.preset("nano").to_dict()
+    config |= MID | {"num_key_value_heads": 4, "vision_config": config["vision_config"] | MID_VISION}
+    torch.manual_seed(0)
+    return MiniCPMVForConditionalGeneration(MiniCPMVConfig(**config))
+
+
+def ours(model: MiniCPMVForConditionalGeneration) -> Callable[[Step], Tensor]:
+    """Loss of a step in rows."""
+    losses = TokenLoss(model)
+    return lambda step: torch.cat([losses(**inputs) for inputs in step.passes]).mean()
+
+
+def padded_way(model: MiniCPMVForConditionalGeneration) -> Callable[[Step], Tensor]:
+    """Loss of a step as one padded batch."""
+    tower = PaddedTower(model.vpm)
+
+    def loss(step: Step) -> Tensor:
+        batch = step.padded
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        if "pixel_values" in batch:
+            shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
+            features = tower(padded_strips(batch["pixel_values"], shapes), shapes)
+            real = torch.cat([item[: r * c] for item, (r, c) in zip(features, shapes, strict=True)])
+            tokens = model.resampler(real, shapes, batch["item_packs"].tolist(), batch["item_times"], "eager")
+            embeddings = place_in_slots(embeddings, tokens, batch["visual_slots"])
+        return model.llm(
+            inputs_embeds=embeddings, attention_mask=batch["attention_mask"], labels=batch["labels"], use_cache=False
+        ).loss
+
+    return loss
+
+
+WAYS = {"padded": padded_way, "rows": ours}
+
+
+def trainer(model: MiniCPMVForConditionalGeneration, way: str, steps: list[Step]) -> Callable[[], float]:
+    """All steps once: forward, backward, update."""
+    loss_of = WAYS[way](model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+
+    def run() -> float:
+        total = 0.0
+        for step in steps:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(step)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            total += loss.item()
+        return total / len(steps)
+
+    return run
+
+
+def check(model: MiniCPMVForConditionalGeneration, steps: list[Step]) -> float:
+    """Relative difference of the losses of both ways; stops the script where they do not agree."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        one, other = (sum(float(WAYS[way](model)(step)) for step in steps) for way in WAYS)
+    difference = abs(one - other) / max(abs(one), 1e-9)
+    if difference > TOLERANCE:
+        raise SystemExit(f"The two losses differ by {difference:.1%}: {one} and {other}; nothing was measured.")
+    return difference
+
+
+def main() -> None:
+    """Both sizes; called with --memory-of by itself, one way in a fresh process."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--memory-of", nargs=2, metavar=("SIZE", "WAY"), help="used by the script itself")
+    parser.add_argument("--batch", type=int, default=32)
+    arguments = parser.parse_args()
+    batch = 4 if arguments.small else arguments.batch
+    if arguments.memory_of:
+        size, way = arguments.memory_of
+        trainer(build(size).train(), way, draw_steps(1, batch, 1024))()
+        print(json.dumps({"bytes": memory_status()["VmHWM"]}))
+        return
+    report = Report("train: rows and ragged pictures against padding and masking, mixed samples")
+    for size in ("nano",) if arguments.small else ("nano", "mid"):
+        steps = draw_steps(1 if arguments.small else 3, batch, 1024)
+        model = build(size).train()
+        report.figure(f"{size}: parameters", sum(parameter.numel() for parameter in model.parameters()) / 1e6, "M")
+        report.figure(f"{size}: relative difference of the losses", check(model, steps))
+        times = interleaved(
+            {way: trainer(model, way, steps) for way in WAYS}, rounds=1 if arguments.small else arguments.rounds
+        )
+        flops = sum(
+            step_flops(numbers_of(model.config), costs_of(step.samples) | {"targets": targets(step)}, model_parts())
+            for step in steps
+        )
+        peak = measured_peak(torch.device("cpu"), torch.bfloat16)
+        for way in WAYS:
+            speed = sum(len(step.samples) for step in steps) / times[way].best
+            report.figure(f"{size}: {way}", speed, "samples/s")
+            report.figure(f"{size}: {way}, MFU", flops / times[way].best / peak)
+            memory = in_fresh_process(sys.argv[0], "--memory-of", size, way, "--batch", str(batch))
+            report.figure(f"{size}: {way}, memory", memory["bytes"] / 2**20, "MiB")
+        report.race(f"{size}: padded / rows", times, "rows", "padded", at_least=1.8)
+    report.write(arguments.json)
+
+
+def targets(step: Step) -> int:
+    """Tokens of a step that count in the loss."""
+    return sum(sum(sample.trained[1:]) for sample in step.samples)
+
+
+def model_parts() -> tuple[str, ...]:
+    """All of them learn."""
+    return ("llm", "resampler", "vpm")
+
+
+if __name__ == "__main__":
+    main()

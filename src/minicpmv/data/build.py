@@ -1,0 +1,120 @@
+"""A data set as a folder that explains itself: one JSON object per sample, and its media beside it.
+
+    samples -> Sieve -> write_dataset -> folder/data.jsonl, folder/media/, folder/left_out.jsonl
+
+What is drawn is frozen, what is scattered is collected, what cannot be used is listed with its reason. The folder is
+read back by `minicpmv.data.readers`, and by anyone who knows the messages form.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minicpmv.data.filters import Sieve
+from minicpmv.data.readers import Flaw
+from minicpmv.data.sample import Sample
+from minicpmv.errors import OptionError
+from minicpmv.messages import DocumentPart, ImagePart, Message, Part, Source, TextPart, VideoPart
+
+_SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"%PDF", ".pdf"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+
+
+def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) -> tuple[int, int]:
+    """Write samples as a data set; the folder appears when everything is in it.
+
+    Args:
+        samples: as many as are wanted.
+        folder: must not exist yet.
+        sieve: decides what is kept, and counts.
+
+    Returns:
+        How many samples were written, and how many were left out.
+
+    Raises:
+        OptionError: the folder exists already.
+    """
+    if folder.exists():
+        raise OptionError(f"{folder} exists already.", remedy="Name another folder, or remove it first.")
+    fresh = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "media").mkdir(parents=True)
+    written = left_out = 0
+    with (
+        (fresh / "data.jsonl").open("w", encoding="utf-8") as kept,
+        (fresh / "left_out.jsonl").open("w", encoding="utf-8") as dropped,
+    ):
+        for sample in samples:
+            judged = sample if isinstance(sample, Flaw) else sieve(sample)
+            if isinstance(judged, Flaw):
+                dropped.write(json.dumps({"key": judged.key, "reason": judged.reason}, ensure_ascii=False) + "\n")
+                left_out += 1
+                continue
+            kept.write(json.dumps(_record(judged, fresh, written), ensure_ascii=False) + "\n")
+            written += 1
+    if not left_out:
+        (fresh / "left_out.jsonl").unlink()
+    fresh.rename(folder)
+    return written, left_out
+
+
+def _record(sample: Sample, folder: Path, number: int) -> dict[str, Any]:
+    media = iter(range(1_000_000))
+    messages = [_turn(message, folder, f"{number:06d}", media) for message in sample.messages]
+    record: dict[str, Any] = {"id": sample.key, "messages": messages}
+    return record | ({"metadata": dict(sample.metadata)} if sample.metadata else {})
+
+
+def _turn(message: Message, folder: Path, stem: str, media: Any) -> dict[str, Any]:
+    turn: dict[str, Any] = {
+        "role": message.role,
+        "content": [_part(part, folder, stem, media) for part in message.parts],
+    }
+    if message.reasoning is not None:
+        turn["reasoning"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return turn
+
+
+def _part(part: Part, folder: Path, stem: str, media: Any) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    kind = {ImagePart: "image", VideoPart: "video", DocumentPart: "document"}[type(part)]
+    given: dict[str, Any] = {"type": kind}
+    for name in (field.name for field in fields(part)):
+        value = getattr(part, name)
+        if value is None:
+            continue
+        if name == "source":
+            given["path"] = _kept(value, folder, f"{stem}-{next(media)}")
+        elif name == "frames":
+            given["frames"] = [_kept(frame, folder, f"{stem}-{next(media)}") for frame in value]
+        else:
+            given[name] = value
+    return given
+
+
+def _kept(source: Source, folder: Path, name: str) -> str:
+    """Put a picture, file or bytes into the media folder; returns its name below the data set. A URL stays one."""
+    if isinstance(source, Image.Image):
+        place = f"media/{name}.png"
+        source.save(folder / place)
+        return place
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        if "://" in text or text.startswith("data:"):
+            return text
+        place = f"media/{name}{Path(text).suffix.lower()}"
+        shutil.copyfile(text, folder / place)
+        return place
+    content = source if isinstance(source, bytes) else source.read()
+    suffix = next((suffix for mark, suffix in _SUFFIXES if content.startswith(mark)), ".mp4")
+    place = f"media/{name}{suffix}"
+    (folder / place).write_bytes(content)
+    return place

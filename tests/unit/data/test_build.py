@@ -1,0 +1,104 @@
+"""A data set that was written reads back as what it was made from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minicpmv.cli.main import main
+from minicpmv.data.build import write_dataset
+from minicpmv.data.filters import Sieve, media_open
+from minicpmv.data.readers import Flaw, Position, open_source
+from minicpmv.data.sample import Sample
+from minicpmv.data.sources import SourceRecipe, open_mixture
+from minicpmv.errors import OptionError
+from minicpmv.media.image import load_image
+from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
+
+
+def drawn(number: int) -> list[Sample]:
+    worlds = {name: SourceRecipe(world=name) for name in ("ask", "clips", "facts", "reason")}
+    mixture = open_mixture(worlds, 0)
+    samples = [mixture.next()[1] for _ in range(number)]
+    return [sample for sample in samples if isinstance(sample, Sample)]
+
+
+def pixels(sample: Sample) -> list[np.ndarray]:
+    pictures = []
+    for part in sample.media:
+        if isinstance(part, VideoPart):
+            assert part.frames is not None
+            pictures += [load_image(frame).image for frame in part.frames]
+        elif isinstance(part, ImagePart):
+            assert part.source is not None
+            pictures.append(load_image(part.source).image)
+    return [np.asarray(picture) for picture in pictures]
+
+
+def test_what_is_drawn_reads_back(tmp_path: Path) -> None:
+    samples = drawn(24)
+    assert write_dataset(samples, tmp_path / "set", Sieve({"media": media_open()})) == (24, 0)
+    read = [sample for sample, _ in open_source(tmp_path / "set").read(Position())]
+    assert len(read) == 24
+    for before, after in zip(samples, read, strict=True):
+        assert isinstance(after, Sample)
+        assert after.metadata == {**before.metadata, "id": before.key}
+        for one, other in zip(before.messages, after.messages, strict=True):
+            assert (one.role, one.text, one.reasoning) == (other.role, other.text, other.reasoning)
+        assert all(np.array_equal(one, other) for one, other in zip(pixels(before), pixels(after), strict=True))
+        for one_part, other_part in zip(before.media, after.media, strict=True):
+            if isinstance(one_part, VideoPart) and isinstance(other_part, VideoPart):
+                assert one_part.timestamps == other_part.timestamps
+    assert not (tmp_path / "set" / "left_out.jsonl").exists()
+
+
+def test_files_and_bytes_are_collected_and_flaws_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "somewhere" / "a.PNG"
+    path.parent.mkdir()
+    Image.new("RGB", (40, 40), "red").save(path, "PNG")
+
+    def sample(key: str, source: object) -> Sample:
+        asked = Message("user", (ImagePart(source), TextPart("?")))  # type: ignore[arg-type]
+        return Sample(key, (asked, Message("assistant", (TextPart("red"),))))
+
+    samples = [sample("file", path), sample("bytes", path.read_bytes()), sample("gone", tmp_path / "no.png")]
+    written = write_dataset([*samples, Flaw("x:3", "broken")], tmp_path / "set", Sieve({"media": media_open()}))
+    assert written == (2, 2)
+    assert sorted(file.name for file in (tmp_path / "set" / "media").iterdir()) == ["000000-0.png", "000001-0.png"]
+    listed = (tmp_path / "set" / "left_out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["key"] for line in listed] == ["gone", "x:3"]
+    with pytest.raises(OptionError, match="exists already"):
+        write_dataset([], tmp_path / "set", Sieve({}))
+
+
+def test_the_command_freezes_a_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "receipts"
+    words = ["data", "build", "ask", "--options", "{kinds: [receipt]}", "-n", "6", "--no-duplicates", "--out", str(out)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(out)
+    kept = len((out / "data.jsonl").read_text(encoding="utf-8").splitlines())
+    assert f"{kept} samples, {6 - kept} left out" in said.err
+    assert main(["data", "stats", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["ask"], "--number"),
+        (["ask", "-n", "0"], "--number is 0"),
+        (["ask", "-n", "2", "--options", "kinds"], "--options is 'kinds'"),
+        (["ask", "-n", "2", "--options", "{kind: [receipt]}"], "Did you mean 'kinds'"),
+        (["nothing.jsonl", "--options", "{a: 1}"], "no world"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_writes_nothing(
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "build", *words, "--out", str(tmp_path / "set")]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert reason in line
+    assert not (tmp_path / "set").exists()
