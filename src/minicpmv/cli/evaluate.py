@@ -28,7 +28,11 @@ def evaluate(
         typer.Argument(metavar="[MODEL]", help="A local folder or a hub id. Without it: the bundled nano model."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="lines, clips, scenes, or single ones such as clips.direction; separated by commas.")
+        str,
+        typer.Option(
+            help="Groups (lines, clips, clips_apart, scenes, pages, ask, reason, facts), or single ones such as "
+            "clips.direction; separated by commas."
+        ),
     ] = "lines,clips",
     samples: Annotated[
         int | None, typer.Option(help="Questions per task. Default: 400 lines, 100 of each other kind.", metavar="N")
@@ -38,6 +42,9 @@ def evaluate(
     answers: Annotated[
         Path | None, typer.Option(help="Write every question, true answer and given answer here, as JSON lines.")
     ] = None,
+    tesseract: Annotated[
+        bool, typer.Option("--tesseract", help="Let Tesseract read the same pictures in the same run.")
+    ] = False,
     device: shared.Device = "auto",
     dtype: shared.Dtype = "auto",
     as_json: shared.Json = False,
@@ -54,7 +61,9 @@ def evaluate(
         hush_libraries(progress=model is not None and sys.stderr.isatty())
         loaded = load(model, device=device, dtype=dtype)
     with _record(answers) as file, Observer(len(chosen), file) as observer:
-        report = run(loaded, names, num_samples=samples, seed=seed, batch_size=batch, watcher=observer)
+        report = run(
+            loaded, names, num_samples=samples, seed=seed, batch_size=batch, tesseract=tesseract, watcher=observer
+        )
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
@@ -161,15 +170,20 @@ def table(report: "EvaluationReport") -> "Table":
 
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("task")
-    for heading in ("asked", "right, %", "CER, %", "blind, %", "cut off", "s"):
+    for heading in ("asked", "right, %", "CER, %", "blind, %", "tokens", "cut off", "s"):
         rows.add_column(heading, justify="right")
-    for score in report.scores:
+    named = [(score.task, score) for score in report.scores]
+    for score in report.tesseract:
+        place = next(index for index, (_, other) in enumerate(named) if other.task == score.task)
+        named.insert(place + 1, ("  Tesseract", score))
+    for name, score in named:
         rows.add_row(
-            score.task,
+            name,
             str(score.num_samples),
             _estimate(score.right),
             "" if score.cer is None else _estimate(score.cer),
             f"{100 * score.one_answer:.1f}" if score.cer is None else "",
+            f"{score.mean_tokens:.0f}",
             str(score.num_cut),
             f"{score.seconds:.1f}",
         )

@@ -25,10 +25,17 @@ class Answered:
     question: Question
     answer: str
     was_cut: bool
+    num_tokens: int = 0
+    """New tokens, reasoning included."""
 
 
 def answer_all(
-    loaded: Loaded, questions: Iterable[Question], *, batch_size: int = 32, max_new_tokens: int = MAX_NEW_TOKENS
+    loaded: Loaded,
+    questions: Iterable[Question],
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    think: bool = False,
 ) -> Iterator[list[Answered]]:
     """Answers batch by batch, in order.
 
@@ -36,23 +43,27 @@ def answer_all(
         loaded: the model and its processor.
         questions: drawn only when their batch is due.
         batch_size: conversations per call of `generate`.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer, reasoning included.
+        think: reason before answering.
 
     Raises:
         ContextLengthError: a question does not fit the model's context.
     """
     waiting = iter(questions)
     while batch := list(islice(waiting, batch_size)):
-        yield answer_batch(loaded, batch, max_new_tokens=max_new_tokens)
+        yield answer_batch(loaded, batch, max_new_tokens=max_new_tokens, think=think)
 
 
-def answer_batch(loaded: Loaded, questions: list[Question], *, max_new_tokens: int = MAX_NEW_TOKENS) -> list[Answered]:
-    """Greedy answers in the short mode to several questions in one call of `generate`.
+def answer_batch(
+    loaded: Loaded, questions: list[Question], *, max_new_tokens: int = MAX_NEW_TOKENS, think: bool = False
+) -> list[Answered]:
+    """Greedy answers to several questions in one call of `generate`.
 
     Args:
         loaded: the model and its processor.
         questions: asked together.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer, reasoning included.
+        think: reason before answering.
 
     Raises:
         ContextLengthError: a question does not fit the model's context.
@@ -64,7 +75,7 @@ def answer_batch(loaded: Loaded, questions: list[Question], *, max_new_tokens: i
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        enable_thinking=False,
+        enable_thinking=think,
     )
     fit_answer(
         prompt=int(inputs["input_ids"].shape[1]),
@@ -83,6 +94,6 @@ def answer_batch(loaded: Loaded, questions: list[Question], *, max_new_tokens: i
     answered = []
     for question, row in zip(questions, complete(model, inputs, arguments).ids, strict=True):
         ids, ended = cut_at_terminator(row, terminators)
-        text = split_reasoning(decode(processor.tokenizer, ids), thinking=False).answer
-        answered.append(Answered(question, text, not ended))
+        text = split_reasoning(decode(processor.tokenizer, ids), thinking=think).answer
+        answered.append(Answered(question, text, not ended, len(ids)))
     return answered

@@ -1,4 +1,4 @@
-"""Watching: clips of six frames that enter the model as one frame pack, each with a one-word answer."""
+"""Watching: clips of six frames that enter the model as one frame pack, or apart, each with a one-word answer."""
 
 from numpy.random import Generator
 from PIL import Image
@@ -12,12 +12,13 @@ NUM_FRAMES = 6
 """Frames per clip, all in one pack. Source: MiniCPM-V 4.5 report (up to six frames share 64 tokens)."""
 
 
-def clip_question(generator: Generator, kind: str) -> Question:
+def clip_question(generator: Generator, kind: str, packing: int = NUM_FRAMES) -> Question:
     """A fresh clip and its question; digits are printed in held-out faces.
 
     Args:
         generator: source of randomness.
         kind: one of `minicpmv.data.worlds.clips.CLIP_TASKS`.
+        packing: frames per pack.
 
     Raises:
         OptionError: an unknown kind, or no held-out face for a digit is installed.
@@ -25,5 +26,5 @@ def clip_question(generator: Generator, kind: str) -> Question:
     faces = find_faces("held_out", system=False) if kind.startswith("digit") else ()
     clip = render_clip(generator, task=kind, num_frames=NUM_FRAMES, faces=faces)
     frames = tuple(Image.fromarray(frame) for frame in clip.frames)
-    part = VideoPart(frames=frames, timestamps=clip.times_s, packing=NUM_FRAMES)
+    part = VideoPart(frames=frames, timestamps=clip.times_s, packing=packing)
     return question(part, clip.question, clip.answer)

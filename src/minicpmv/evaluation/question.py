@@ -22,6 +22,8 @@ class Question:
 
     messages: tuple[Message, ...]
     answer: str
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    """Left, top, right and bottom, in px, of the regions whose text is asked for, in order; none for all of it."""
 
 
 def question(media: Part, text: str, answer: str) -> Question:

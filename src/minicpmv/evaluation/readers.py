@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from minicpmv.data.worlds.fonts import Split, find_faces
 from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.data.worlds.questions import READING
 from minicpmv.errors import OptionError
-from minicpmv.evaluation.answering import answer_batch
+from minicpmv.evaluation.answering import Answered, answer_batch
 from minicpmv.evaluation.question import question
+from minicpmv.evaluation.tasks import Task
 from minicpmv.generation.loading import Loaded
+from minicpmv.media.image import load_image
 from minicpmv.messages import ImagePart
 
 TESSERACT_SCALE = 3
@@ -81,6 +84,34 @@ def tesseract_reader(*, page: bool = False) -> Reader:
         return [text.strip() for text in texts]
 
     return read
+
+
+def read_beside(task: Task, answers: Sequence[Answered]) -> list[Answered]:
+    """What Tesseract makes of the questions of a reading task: the same pictures, or the regions that are asked for.
+
+    Args:
+        task: a reading task.
+        answers: another reader's answers to its questions.
+
+    Raises:
+        OptionError: there is no `tesseract` to call.
+    """
+    read = tesseract_reader(page=task.is_page)
+    crops: list[Pixels] = []
+    lengths = []
+    for answered in answers:
+        part = answered.question.messages[0].parts[0]
+        if not isinstance(part, ImagePart) or part.source is None:
+            raise OptionError(f"{task.name} shows no picture.", remedy="Compare reading tasks.")
+        pixels = np.asarray(load_image(part.source).image)
+        boxes = answered.question.boxes
+        crops += [crop_of(pixels, box) for box in boxes] if boxes else [pixels]
+        lengths.append(max(1, len(boxes)))
+    texts = iter(read(crops))
+    return [
+        Answered(answered.question, "\n".join(islice(texts, length)), was_cut=False)
+        for answered, length in zip(answers, lengths, strict=True)
+    ]
 
 
 def line_crops(number: int, seed: int, *, split: Split = "train") -> list[Crop]:

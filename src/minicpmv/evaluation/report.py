@@ -19,6 +19,7 @@ class EvaluationReport:
         batch_size: conversations answered at a time.
         max_new_tokens: longest answer.
         scores: one per task.
+        tesseract: what Tesseract reached on the reading tasks, if it was asked.
         seconds: from the first question to the last answer.
         peak_memory_bytes: most memory that the process held; None where unknown.
         peak_gpu_memory_bytes: most memory of tensors on GPUs; None without one.
@@ -32,6 +33,7 @@ class EvaluationReport:
     batch_size: int
     max_new_tokens: int
     scores: tuple[TaskScore, ...]
+    tesseract: tuple[TaskScore, ...]
     seconds: float
     peak_memory_bytes: int | None
     peak_gpu_memory_bytes: int | None

@@ -10,6 +10,7 @@ from typing import Protocol
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, answer_all
 from minicpmv.evaluation.memory import peak_gpu_memory_bytes, peak_memory_bytes
+from minicpmv.evaluation.readers import read_beside, tesseract_reader
 from minicpmv.evaluation.report import EvaluationReport
 from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score
 from minicpmv.evaluation.tasks import DEFAULT_TASKS, Task, select_tasks
@@ -53,6 +54,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 32,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    tesseract: bool = False,
     watcher: Watcher | None = None,
 ) -> EvaluationReport:
     """Ask a model questions whose answers are known.
@@ -64,10 +66,11 @@ def evaluate(
         seed: which series of questions; the same seed asks the same ones.
         batch_size: conversations answered at a time.
         max_new_tokens: longest answer.
+        tesseract: Tesseract reads the same pictures of reading tasks in the same run.
         watcher: sees every task and every batch of answers.
 
     Raises:
-        OptionError: an unknown task, a number below 1, or a package of the `eval` extra is missing.
+        OptionError: an unknown task, a number below 1, or a package of the `eval` extra or Tesseract is missing.
     """
     chosen = select_tasks(tasks)
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("seed", seed + 1)):
@@ -79,17 +82,23 @@ def evaluate(
         require_jiwer()
     watcher = watcher or _Nobody()
     began = time.perf_counter()
-    scores = []
+    scores, beside = [], []
+    if tesseract:
+        tesseract_reader()
     for task in chosen:
         watcher.task(task, task.num_samples if num_samples is None else num_samples)
         started = time.perf_counter()
         answers: list[Answered] = []
         questions = task.questions(seed, num_samples)
-        for batch in answer_all(loaded, questions, batch_size=batch_size, max_new_tokens=max_new_tokens):
+        longest = task.longest or max_new_tokens
+        for batch in answer_all(loaded, questions, batch_size=batch_size, max_new_tokens=longest, think=task.think):
             answers += batch
             watcher.answered(task, batch)
         scores.append(score(task, answers, time.perf_counter() - started))
         watcher.scored(scores[-1])
+        if tesseract and task.is_reading:
+            started = time.perf_counter()
+            beside.append(score(task, read_beside(task, answers), time.perf_counter() - started))
     return EvaluationReport(
         model=loaded.name,
         num_parameters=loaded.model.num_parameters(),
@@ -99,6 +108,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         scores=tuple(scores),
+        tesseract=tuple(beside),
         seconds=time.perf_counter() - began,
         peak_memory_bytes=peak_memory_bytes(),
         peak_gpu_memory_bytes=peak_gpu_memory_bytes(),

@@ -26,6 +26,7 @@ class TaskScore:
         cer: character errors per true character; None where the answer is one word to choose.
         one_answer: share that the best constant answer would get right; what a blind model can reach.
         num_cut: answers cut off at the length limit.
+        mean_tokens: new tokens per answer, reasoning included.
         seconds: time for drawing the questions and answering them.
     """
 
@@ -35,6 +36,7 @@ class TaskScore:
     cer: Estimate | None
     one_answer: float
     num_cut: int
+    mean_tokens: float
     seconds: float
 
 
@@ -61,6 +63,7 @@ def score(task: Task, answers: Sequence[Answered], seconds: float) -> TaskScore:
         cer=cer,
         one_answer=max(truths.values()) / len(answers),
         num_cut=sum(answered.was_cut for answered in answers),
+        mean_tokens=sum(answered.num_tokens for answered in answers) / len(answers),
         seconds=seconds,
     )
 

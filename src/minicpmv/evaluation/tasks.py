@@ -6,15 +6,20 @@ from functools import partial
 
 from numpy.random import Generator
 
+from minicpmv.data.drawn import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.scenes import SCENE_TASKS
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.clips import clip_question
+from minicpmv.evaluation.drawn import ask_question, fact_question, page_question, reasoning_question
 from minicpmv.evaluation.lines import line_question
 from minicpmv.evaluation.question import Question, question_generator
 from minicpmv.evaluation.scenes import scene_question
 
 DEFAULT_TASKS = ("lines", "clips")
+PAGE_TOKENS = 512
+REASONING_TOKENS = 512
+"""Longest answers, in tokens: about twice the longest true one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,20 @@ class Task:
         draw: makes a question.
         num_samples: questions asked by default.
         is_reading: the answer is a text to copy, so that single characters are counted.
+        think: the model reasons before it answers.
+        longest: new tokens of an answer, reasoning included; None for the caller's own bound.
+        is_page: what is to be read is a page of several lines.
+        series: tasks with the same series ask the same questions; the task's name if empty.
     """
 
     name: str
     draw: Callable[[Generator], Question]
     num_samples: int
     is_reading: bool = False
+    think: bool = False
+    longest: int | None = None
+    is_page: bool = False
+    series: str = ""
 
     def questions(self, seed: int, num_samples: int | None = None) -> Iterator[Question]:
         """The first questions of this task.
@@ -41,16 +54,33 @@ class Task:
             num_samples: how many; None for the default.
         """
         for index in range(self.num_samples if num_samples is None else num_samples):
-            yield self.draw(question_generator(seed, self.name, index))
+            yield self.draw(question_generator(seed, self.series or self.name, index))
 
 
 TASKS: tuple[Task, ...] = (
     Task("lines.held_out_font", partial(line_question, fonts="held_out"), 400, is_reading=True),
     Task("lines.training_fonts", partial(line_question, fonts="train"), 400, is_reading=True),
     *(Task(f"clips.{kind}", partial(clip_question, kind=kind), 100) for kind in CLIP_TASKS),
+    *(
+        Task(f"clips_apart.{kind}", partial(clip_question, kind=kind, packing=1), 100, series=f"clips.{kind}")
+        for kind in CLIP_TASKS
+    ),
     *(Task(f"scenes.{kind}", partial(scene_question, kind=kind), 100) for kind in SCENE_TASKS),
+    *(
+        Task(
+            f"pages.{kind}", partial(page_question, kind=kind), 100, is_reading=True, is_page=True, longest=PAGE_TOKENS
+        )
+        for kind in PAGE_KINDS
+    ),
+    *(Task(f"ask.{kind}", partial(ask_question, kind=kind), 100) for kind in PAGE_KINDS),
+    Task("reason.short", reasoning_question, 100, series="reason"),
+    Task("reason.long", reasoning_question, 100, series="reason", think=True, longest=REASONING_TOKENS),
+    Task("facts.open_book", partial(fact_question, open_book=True), 100),
+    Task("facts.closed_book", partial(fact_question, open_book=False), 100),
 )
-"""All tasks. The text of every line is held out from training; the name says which fonts it is printed in."""
+"""All tasks. What is asked about was kept out of training; the name of a task of lines says in which fonts they are
+printed. `clips_apart` asks the questions of `clips` with every frame in a pack of its own, `reason.long` those of
+`reason.short`."""
 
 
 def select_tasks(names: Sequence[str] = DEFAULT_TASKS) -> tuple[Task, ...]:

@@ -1,5 +1,6 @@
 """Readers of bare crops, and damage that is measured with them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -57,3 +58,14 @@ def test_a_calibration_is_measured_and_kept(tmp_path: Path, capsys: pytest.Captu
     assert found.num_crops == 4
     assert max(found.curves["noise"].error_rates) > 0.2
     assert main(["data", "calibrate", "--crops", "0", "--out", str(out)]) == 1
+
+
+@needs_tesseract
+def test_tesseract_reads_beside_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", "--tasks", "lines.training_fonts,pages.receipt,clips.colour", "--samples", "3", "--tesseract"]
+    assert main([*words, "--json", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [score["task"] for score in report["tesseract"]] == ["lines.training_fonts", "pages.receipt"]
+    assert report["tesseract"][0]["cer"]["value"] < 0.2
+    assert main([*words, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("Tesseract") == 2

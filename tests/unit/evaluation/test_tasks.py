@@ -1,10 +1,12 @@
 import pytest
 from PIL import Image
 
+from minicpmv.data.drawn import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.lines import LINE_SIZES
 from minicpmv.data.worlds.words import is_held_out
 from minicpmv.errors import OptionError
+from minicpmv.evaluation import drawn
 from minicpmv.evaluation import question as question_module
 from minicpmv.evaluation.question import Question, question_generator
 from minicpmv.evaluation.tasks import TASKS, select_tasks
@@ -81,10 +83,46 @@ def test_groups_and_single_tasks_are_selected_once_and_in_order() -> None:
     names = [task.name for task in select_tasks(["clips.direction", "lines", "clips.direction"])]
     assert names == ["lines.held_out_font", "lines.training_fonts", "clips.direction"]
     assert [task.name for task in select_tasks(["clips"])] == [f"clips.{kind}" for kind in CLIP_TASKS]
-    assert [task.num_samples for task in TASKS if task.is_reading] == [400, 400]
+    assert [task.num_samples for task in TASKS if task.is_reading] == [400, 400, *[100] * len(PAGE_KINDS)]
+
+
+@pytest.mark.parametrize(("group", "other"), [("clips", "clips_apart"), ("reason.short", "reason.long")])
+def test_two_ways_of_looking_or_thinking_are_asked_the_same(group: str, other: str) -> None:
+    for one, two in zip(select_tasks([group]), select_tasks([other]), strict=True):
+        for first, second in zip(one.questions(0, 4), two.questions(0, 4), strict=True):
+            assert first.answer == second.answer
+            assert first.messages[0].text == second.messages[0].text
+    assert {task.think for task in select_tasks(["reason"])} == {True, False}
+    for task in select_tasks(["clips_apart"]):
+        (question,) = task.questions(0, 1)
+        part = question.messages[0].parts[0]
+        assert isinstance(part, VideoPart)
+        assert part.packing == 1
+
+
+@pytest.mark.parametrize("kind", PAGE_KINDS)
+def test_pages_are_of_the_layout_that_training_never_saw(kind: str) -> None:
+    held_out = drawn.studio("held_out")
+    assert set(held_out.layouts(kind)).isdisjoint(drawn.studio("train").layouts(kind))
+    (reading,), (asking,) = select_tasks([f"pages.{kind}"]), select_tasks([f"ask.{kind}"])
+    for question in reading.questions(0, 3):
+        assert picture(question).width <= 2 * drawn.LONGEST_SIDE_PX
+        assert question.answer
+    answers = {question.answer for question in asking.questions(0, 20)}
+    assert len(answers) > 5
+
+
+def test_facts_to_be_known_are_those_that_training_told() -> None:
+    known = {entity.name for entity in drawn.studio("train").entities}
+    closed, opened = select_tasks(["facts.closed_book"])[0], select_tasks(["facts.open_book"])[0]
+    for question in closed.questions(0, 10):
+        assert any(name in question.messages[0].text for name in known)
+    for question in opened.questions(0, 10):
+        assert question.answer in question.messages[0].text
+        assert "\n" in question.messages[0].text
 
 
 @pytest.mark.parametrize("names", [["lime"], [], ["clips.lines"]])
 def test_an_unknown_task_is_named_with_the_known_ones(names: list[str]) -> None:
-    with pytest.raises(OptionError, match="lines, clips, scenes"):
+    with pytest.raises(OptionError, match="lines, clips, clips_apart, scenes, pages"):
         select_tasks(names)
