@@ -1,6 +1,7 @@
 """`minicpmv train` for one stage that goes on from a model: fine-tuning, pre-training."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,14 +102,20 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     from minicpmv.training.engine import train_stage
 
     hint = "The same command goes on from there."
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
     try:
         with StageProgress(recipe) as progress:
             done = train_stage(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
     except KeyboardInterrupt:
+        if not speaks:
+            raise
         saved = find_checkpoint(folder)
         step = load_progress(saved).step if saved else 0
         say(f"Interrupted. {folder} holds step {step} of {recipe.schedule.steps}. {hint}")
         raise
+    _leave_the_others()
+    if not speaks:
+        return
     if done.step < recipe.schedule.steps:
         say(f"Time is up. {folder} holds step {done.step} of {recipe.schedule.steps}. {hint}")
         return
@@ -117,6 +124,14 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     home = folder / "model"
     say(f"Done after {done.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}")
     print(home)
+
+
+def _leave_the_others() -> None:
+    """End the group of processes, if there is one."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:

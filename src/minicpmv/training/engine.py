@@ -14,7 +14,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,22 +26,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from minicpmv.errors import MiniCPMVError
-from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
-from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.errors import MiniCPMVError, OptionError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
-from minicpmv.training.checkpoint import Checkpoints, Progress, load_progress, restore
-from minicpmv.training.checkpoint import find_checkpoint as find_saved
+from minicpmv.training.checkpoint import Progress
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
-from minicpmv.training.model_folder import write_model_folder
-from minicpmv.training.optim import Optimisers, build_optimiser, set_rates
+from minicpmv.training.optim import set_rates
 from minicpmv.training.recipe import TrainingRecipe
-from minicpmv.training.sheets import write_sheet
-from minicpmv.training.spreading import accumulating, gathered, spread
-from minicpmv.training.token_loss import TokenLoss
-from minicpmv.training.trainable import Trainable, autocast, choose_trainable
+from minicpmv.training.spreading import accumulating
+from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
+from minicpmv.training.trainable import autocast
 
 _JUDGED = 50
 """Samples after which the share of flawed ones is taken seriously."""
@@ -64,24 +58,6 @@ class StageReporter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Everything a running stage needs."""
-
-    recipe: TrainingRecipe
-    folder: Path
-    accelerator: Accelerator
-    model: MiniCPMVForConditionalGeneration
-    processor: MiniCPMVProcessor
-    trainable: Trainable
-    losses: nn.Module
-    """`TokenLoss`, wrapped for several processes."""
-    optimiser: Optimisers
-    checkpoints: Checkpoints
-    dtype: torch.dtype
-    """Number format of the start, in which the finished model is stored."""
-
-
 def train_stage(
     recipe: TrainingRecipe,
     folder: Path,
@@ -99,61 +75,38 @@ def train_stage(
         folder: the run's folder; made if absent. At the end `folder/model` holds the model, and with adapters
             `folder/adapter` holds them.
         reporter: shows progress.
-        device: `auto` or `cpu`; several GPUs belong to several processes.
+        device: `auto`, `cpu` or `cuda`; several GPUs belong to several processes.
         max_seconds: save and stop after this time.
 
     Returns:
         Where the stage stands.
 
     Raises:
+        OptionError: a device or tracker that is not there.
         TrainingError: the loss is not finite, too many samples cannot be used, or another process trains here.
         CheckpointError: the start or the checkpoint does not fit the recipe.
         SavingError: a checkpoint could not be written.
     """
     deadline = time.monotonic() + max_seconds
+    if device not in ("auto", "cpu", "cuda"):
+        raise OptionError(
+            f"Training cannot be told to use {device!r}.",
+            remedy="Use auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES and several with torchrun.",
+        )
     accelerator = Accelerator(cpu=device == "cpu", log_with=list(recipe.trackers) or None, project_dir=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder, accelerator), _settled(recipe):
-        stage = _open(recipe, folder, accelerator)
+        stage = open_stage(recipe, folder, accelerator)
         return _run(stage, reporter, deadline)
-
-
-def _open(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -> Stage:
-    source = find_checkpoint(None if recipe.start == BUNDLED else recipe.start)
-    stated = read_config(source).dtype
-    dtype = stated if isinstance(stated, torch.dtype) else torch.float32
-    model = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    model.set_attn_implementation(recipe.attention)
-    processor = read_processor(source)
-    if recipe.recompute:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    trainable = choose_trainable(model, recipe)
-    for part in recipe.rates:
-        getattr(model, part).train()
-    losses = spread(TokenLoss(model), recipe, accelerator)
-    learning = dict(model.named_parameters())
-    trainable = Trainable(trainable.module, {name: learning[name] for name in trainable.parameters})
-    optimiser = build_optimiser(trainable.parameters, recipe.rates, recipe.optimiser, recipe.muon)
-    checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=_shards(recipe, accelerator))
-    return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
 
 
 def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
     recipe, accelerator = stage.recipe, stage.accelerator
-    progress = Progress()
-    if (saved := find_saved(stage.folder)) is not None:
-        progress = load_progress(saved)
-        restore(
-            saved,
-            stage.trainable.parameters,
-            stage.optimiser,
-            rank=accelerator.process_index,
-            shards=_shards(recipe, accelerator),
-        )
+    progress = stage.restore()
     if accelerator.is_main_process:
         (stage.folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
         reporter.begin(recipe, stage.model, progress)
-    accelerator.init_trackers(recipe.name)
+    _open_trackers(stage)
     share = Share(accelerator.process_index, accelerator.num_processes)
     sources = recipe_mixture(recipe).names
     began = saved_at = time.monotonic()
@@ -171,7 +124,7 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
         due, over = _agreed(accelerator, due, now > deadline)
         if due or over:
             stage.checkpoints.begin(progress, stage.trainable.parameters, stage.optimiser)
-            _show(stage, progress)
+            write_stage_sheet(stage, progress)
             saved_at = time.monotonic()
         began = time.monotonic()
         if over and not is_last:
@@ -180,9 +133,19 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
     for tracker in accelerator.trackers:
         tracker.finish()
     if progress.step == recipe.schedule.steps:
-        _write_model(stage)
+        write_results(stage)
     accelerator.wait_for_everyone()
     return progress
+
+
+def _open_trackers(stage: Stage) -> None:
+    stage.accelerator.init_trackers(stage.recipe.name)
+    if len(stage.accelerator.trackers) < len(stage.recipe.trackers) and stage.accelerator.is_main_process:
+        missing = set(stage.recipe.trackers) - {tracker.name for tracker in stage.accelerator.trackers}
+        raise OptionError(
+            f"{', '.join(sorted(missing))} cannot be logged to.",
+            remedy="Install the package of that name, or leave it out.",
+        )
 
 
 def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str, float], Counter[str]]:
@@ -302,40 +265,6 @@ def _report(
             f"{flawed} of {seen} samples cannot be used; most_flawed allows {stage.recipe.most_flawed:.0%}.",
             remedy=f"{stage.folder / 'flaws.jsonl'} says which and why. Mend the data, or allow more.",
         )
-
-
-def _show(stage: Stage, progress: Progress) -> None:
-    """A sheet of what the model says by now."""
-    # A sharded model can only be asked by all processes together.
-    is_whole = _shards(stage.recipe, stage.accelerator) == 1
-    if stage.recipe.sheet_samples and is_whole and stage.accelerator.is_main_process:
-        path = stage.folder / "sheets" / f"step-{progress.step}.html"
-        title = f"{stage.recipe.name}, step {progress.step}"
-        write_sheet(stage.recipe, stage.model, stage.processor, path, title)
-
-
-def _write_model(stage: Stage) -> None:
-    """The finished model as a folder that everybody can load; adapters also by themselves."""
-    model = stage.model
-    weights = gathered(model) if _shards(stage.recipe, stage.accelerator) > 1 else None
-    if not stage.accelerator.is_main_process:
-        return
-    if stage.recipe.lora is not None:
-        adapted: Any = stage.trainable.module
-        adapted.save_pretrained(stage.folder / "adapter")
-        model = adapted.merge_and_unload()
-    write_model_folder(
-        stage.folder / "model",
-        model,
-        stage.processor,
-        dtype=stage.dtype,
-        generation=model.generation_config,
-        weights=weights,
-    )
-
-
-def _shards(recipe: TrainingRecipe, accelerator: Accelerator) -> int:
-    return accelerator.num_processes if recipe.sharding == "full" else 1
 
 
 def _agreed(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
