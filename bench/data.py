@@ -59,7 +59,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     arguments = parser.parse_args()
     report = Report("data: worlds and waiting")
-    for world in sorted(set(WORLDS) - {"restore"}):
+    for world in sorted(WORLDS):
         drawn, encoded = speed(world, 0.2 if arguments.small else 4.0)
         report.figure(f"{world}: drawn", drawn, "samples/s")
         report.figure(f"{world}: drawn and encoded", encoded, "samples/s")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Make training data, look at it, and count it.", no_args_is_help=True)
 
-DRAWN = ("read", "ask", "reason", "lines", "scenes", "clips", "facts")
+DRAWN = ("read", "ask", "reason", "restore", "lines", "scenes", "clips", "facts")
 
 SourceName = Annotated[
     str,

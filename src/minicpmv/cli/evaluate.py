@@ -30,8 +30,8 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="Groups (lines, clips, clips_apart, scenes, pages, ask, reason, facts), or single ones such as "
-            "clips.direction; separated by commas."
+            help="Groups (lines, clips, clips_apart, scenes, pages, ask, restore, reason, facts), or single ones such "
+            "as clips.direction; separated by commas."
         ),
     ] = "lines,clips",
     samples: Annotated[

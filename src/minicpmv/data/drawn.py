@@ -13,8 +13,8 @@ from pathlib import Path
 from numpy.random import Generator
 from PIL import Image
 
-from minicpmv.data.corruption.calibration import Calibration
-from minicpmv.data.corruption.corrupt import corrupt
+from minicpmv.data.corruption.calibration import Calibration, Level
+from minicpmv.data.corruption.corrupt import LEVEL_SHARES, corrupt
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds import questions
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
@@ -151,19 +151,28 @@ def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
     return draw
 
 
-def restore(studio: Studio, calibration: Calibration | str, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
+def restore(
+    studio: Studio,
+    *,
+    calibration: Calibration | str = "",
+    kinds: Sequence[str] = PAGE_KINDS,
+    shares: Mapping[Level, float] = LEVEL_SHARES,
+) -> Draw:
     """Pages with damaged regions, whose text is to be written in reading order, a line per region.
 
     Args:
         studio: what pages are drawn with.
-        calibration: how strong each level is, or the file that says so.
+        calibration: how strong each level is, or the file that says so; the bundled one if empty.
         kinds: kinds of pages.
+        shares: how often a region gets each level.
     """
-    levels = Calibration.load(Path(calibration)) if isinstance(calibration, str) else calibration
+    if isinstance(calibration, str):
+        calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
+    levels = calibration
 
     def draw(generator: Generator, key: str) -> Sample:
         page = studio.page(generator, _pick(generator, kinds))
-        damaged = corrupt(generator, page.image, page.regions, levels)
+        damaged = corrupt(generator, page.image, page.regions, levels, shares=shares)
         answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
         sample = _sample(key, page, _pick(generator, RESTORE), answer, task="restore")
         picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))

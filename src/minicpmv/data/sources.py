@@ -114,11 +114,6 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
         if option not in (*STUDIO_OPTIONS, *own):
             near = _nearest(option, [*STUDIO_OPTIONS, *own])
             raise OptionError(f"The world {world!r} has no option {option!r}.", remedy=near)
-    for option, parameter in own.items():
-        if parameter.default is inspect.Parameter.empty and option not in options:
-            raise OptionError(
-                f"The world {world!r} needs the option {option!r}.", remedy=f"Give options: {{{option}: ...}}."
-            )
     studio = drawn.Studio.open("train", **{name: options[name] for name in STUDIO_OPTIONS if name in options})
     return make(studio, **{name: value for name, value in options.items() if name not in STUDIO_OPTIONS})
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from numpy.random import Generator
 
 from minicpmv.data import drawn
+from minicpmv.data.corruption.calibration import Level
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds.fonts import Split
 from minicpmv.evaluation.question import Question
@@ -31,6 +32,13 @@ def page_question(generator: Generator, kind: str) -> Question:
 def ask_question(generator: Generator, kind: str) -> Question:
     """A page of a kind with one of its questions."""
     return question_of(drawn.ask(studio("held_out"), kinds=[kind])(generator, ""))
+
+
+def restore_question(generator: Generator, level: Level) -> Question:
+    """A page with regions damaged at one level, whose text is to be written, a line per region."""
+    sample = drawn.restore(studio("held_out"), shares={level: 1.0})(generator, "")
+    boxes = tuple(tuple(target["box"]) for target in sample.metadata["targets"])
+    return Question(sample.messages[:-1], sample.messages[-1].text, boxes)
 
 
 def reasoning_question(generator: Generator) -> Question:

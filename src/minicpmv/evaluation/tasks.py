@@ -6,12 +6,13 @@ from functools import partial
 
 from numpy.random import Generator
 
+from minicpmv.data.corruption.calibration import LEVELS
 from minicpmv.data.drawn import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.scenes import SCENE_TASKS
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.clips import clip_question
-from minicpmv.evaluation.drawn import ask_question, fact_question, page_question, reasoning_question
+from minicpmv.evaluation.drawn import ask_question, fact_question, page_question, reasoning_question, restore_question
 from minicpmv.evaluation.lines import line_question
 from minicpmv.evaluation.question import Question, question_generator
 from minicpmv.evaluation.scenes import scene_question
@@ -73,6 +74,10 @@ TASKS: tuple[Task, ...] = (
         for kind in PAGE_KINDS
     ),
     *(Task(f"ask.{kind}", partial(ask_question, kind=kind), 100) for kind in PAGE_KINDS),
+    *(
+        Task(f"restore.{level}", partial(restore_question, level=level), 100, is_reading=True, longest=PAGE_TOKENS)
+        for level in LEVELS
+    ),
     Task("reason.short", reasoning_question, 100, series="reason"),
     Task("reason.long", reasoning_question, 100, series="reason", think=True, longest=REASONING_TOKENS),
     Task("facts.open_book", partial(fact_question, open_book=True), 100),

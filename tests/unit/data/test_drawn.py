@@ -50,7 +50,7 @@ def test_questions_are_those_of_the_page() -> None:
 
 
 def test_restoring_names_every_target_in_order() -> None:
-    draw = restore(TRAIN, CALIBRATION)
+    draw = restore(TRAIN, calibration=CALIBRATION)
     levels = set()
     for seed in range(20):
         sample = draw(np.random.default_rng(seed), str(seed))

@@ -31,7 +31,7 @@ class Outline(HTMLParser):
 def test_a_preview_shows_all_and_needs_nothing_else(tmp_path: Path) -> None:
     studio = Studio.open("train")
     curves = {name: Curve((0.0, 0.2, 0.3, 1.0), (0.0, 0.03, 0.3, 1.0)) for name in OPERATORS}
-    damaged = restore(studio, Calibration("made up", 1, 0.0, curves))(np.random.default_rng(0), "restore:0")
+    damaged = restore(studio, calibration=Calibration("made up", 1, 0.0, curves))(np.random.default_rng(0), "restore:0")
     worked = reason(studio, think=True)(np.random.default_rng(0), "reason:0")
     frames = tuple(Image.new("RGB", (32, 32), (shade, 0, 0)) for shade in range(0, 250, 10))
     hostile = Sample(

@@ -10,10 +10,8 @@ from minicpmv.data.sources import WORLDS, SourceRecipe, open_mixture, open_world
 from minicpmv.errors import OptionError
 from minicpmv.messages import VideoPart
 
-READY = sorted(set(WORLDS) - {"restore"})
 
-
-@pytest.mark.parametrize("world", READY)
+@pytest.mark.parametrize("world", sorted(WORLDS))
 def test_every_world_draws_a_question_with_its_answer(world: str) -> None:
     feed = open_mixture({world: SourceRecipe(world=world)}, 0)
     for _ in range(5):
@@ -50,7 +48,7 @@ def test_an_open_book_question_has_its_answer_in_the_text() -> None:
     [
         ("raed", {}, "Did you mean 'read'"),
         ("read", {"kind": ["form"]}, "Did you mean 'kinds'"),
-        ("restore", {}, "needs the option 'calibration'"),
+        ("restore", {"calibration": "none.json"}, "none.json is no calibration"),
     ],
 )
 def test_a_misspelt_world_or_option_is_named(world: str, options: dict[str, object], reason: str) -> None:

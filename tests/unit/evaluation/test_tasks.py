@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from minicpmv.data.corruption.calibration import LEVELS
 from minicpmv.data.drawn import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.lines import LINE_SIZES
@@ -83,7 +84,11 @@ def test_groups_and_single_tasks_are_selected_once_and_in_order() -> None:
     names = [task.name for task in select_tasks(["clips.direction", "lines", "clips.direction"])]
     assert names == ["lines.held_out_font", "lines.training_fonts", "clips.direction"]
     assert [task.name for task in select_tasks(["clips"])] == [f"clips.{kind}" for kind in CLIP_TASKS]
-    assert [task.num_samples for task in TASKS if task.is_reading] == [400, 400, *[100] * len(PAGE_KINDS)]
+    assert [task.num_samples for task in TASKS if task.is_reading] == [
+        400,
+        400,
+        *[100] * (len(PAGE_KINDS) + len(LEVELS)),
+    ]
 
 
 @pytest.mark.parametrize(("group", "other"), [("clips", "clips_apart"), ("reason.short", "reason.long")])
@@ -110,6 +115,17 @@ def test_pages_are_of_the_layout_that_training_never_saw(kind: str) -> None:
         assert question.answer
     answers = {question.answer for question in asking.questions(0, 20)}
     assert len(answers) > 5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_damaged_regions_are_of_one_level_and_known_by_their_boxes(level: str) -> None:
+    (task,) = select_tasks([f"restore.{level}"])
+    for question in task.questions(0, 3):
+        assert len(question.boxes) == len(question.answer.split("\n"))
+        width, height = picture(question).size
+        for left, top, right, bottom in question.boxes:
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
 
 
 def test_facts_to_be_known_are_those_that_training_told() -> None:
