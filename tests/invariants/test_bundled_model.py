@@ -49,7 +49,7 @@ def test_it_reads_the_sign_and_the_label_and_watches_the_clip(assistant: Assista
         for name, (part, question) in asked.items()
     }
     assert answers["clip.mp4"] == "black"
-    assert sum(a == b for a, b in zip(answers["sign.png"], "Pasta $7.50", strict=False)) >= 8
+    assert answers["sign.png"] == "Pasta $7.50"
 
 
 def test_it_stops_where_it_knows_nothing(assistant: Assistant) -> None:
@@ -89,12 +89,12 @@ def test_a_batch_answers_what_single_questions_answer() -> None:
 def test_its_figures_are_about_those_of_the_readme() -> None:
     """On few questions, so with room for chance; `minicpmv eval` asks all of them."""
     report = evaluate(
-        load(), ["lines.held_out_font", "clips.colour_first", "clips.colour_last"], num_samples=60, seed=1
+        load(), ["lines.held_out_font", "clips.colour_first", "clips.colour"], num_samples=60, seed=1
     )
     scores = {score.task: score for score in report.scores}
     lines = scores["lines.held_out_font"]
     assert lines.cer is not None
-    assert lines.cer.value < 0.36
+    assert lines.cer.value < 0.16
     assert scores["clips.colour_first"].right.value > 0.8
-    assert scores["clips.colour_last"].right.value > 0.8
+    assert scores["clips.colour"].right.value > 0.9
     assert {task.name for task in select_tasks(list(scores))} == set(scores)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 NANO_NOTICE = """\
 note: this is the bundled nano model, {millions:.1f} million parameters. It names the first, last or only colour in
-note: a short clip, and reads short printed lines with about one wrong character in four. For real use add the option
+note: a short clip, and reads short printed lines with about one wrong character in ten. For real use add the option
 note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
 
 
