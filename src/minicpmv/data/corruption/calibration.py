@@ -93,7 +93,7 @@ class Calibration:
 
     @classmethod
     def bundled(cls) -> "Calibration":
-        """What Tesseract 5.3 reads of 200 damaged lines; written by `minicpmv data calibrate`."""
+        """What Tesseract 5.3 reads of 80 damaged lines; written by `minicpmv data calibrate`."""
         return cls.load(Path(str(files("minicpmv.data.corruption"))) / "tesseract.json")
 
     @classmethod
