@@ -88,9 +88,7 @@ def test_a_batch_answers_what_single_questions_answer() -> None:
 
 def test_its_figures_are_about_those_of_the_readme() -> None:
     """On few questions, so with room for chance; `minicpmv eval` asks all of them."""
-    report = evaluate(
-        load(), ["lines.held_out_font", "clips.colour_first", "clips.colour"], num_samples=60, seed=1
-    )
+    report = evaluate(load(), ["lines.held_out_font", "clips.colour_first", "clips.colour"], num_samples=60, seed=1)
     scores = {score.task: score for score in report.scores}
     lines = scores["lines.held_out_font"]
     assert lines.cer is not None

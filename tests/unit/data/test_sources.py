@@ -48,7 +48,7 @@ def test_an_open_book_question_has_its_answer_in_the_text() -> None:
     [
         ("raed", {}, "Did you mean 'read'"),
         ("read", {"kind": ["form"]}, "Did you mean 'kinds'"),
-        ("restore", {"calibration": "none.json"}, "none.json is no calibration"),
+        ("restore", {"calibration": "none.json"}, "none.json"),
     ],
 )
 def test_a_misspelt_world_or_option_is_named(world: str, options: dict[str, object], reason: str) -> None:
