@@ -45,6 +45,7 @@ from minicpmv.processing.budget import numbers_of
 from minicpmv.processing.collate import EncodedSample, Padding, collate
 from minicpmv.training.estimate import measured_peak, step_flops
 from minicpmv.training.feeding import costs_of
+from minicpmv.training.stage import set_attention
 from minicpmv.training.token_loss import TokenLoss
 
 MIXTURE = {
@@ -99,7 +100,12 @@ def build(size: str) -> MiniCPMVForConditionalGeneration:
 def ours(model: MiniCPMVForConditionalGeneration) -> Callable[[Step], Tensor]:
     """Loss of a step in rows."""
     losses = TokenLoss(model)
-    return lambda step: torch.cat([losses(**inputs) for inputs in step.passes]).mean()
+
+    def loss(step: Step) -> Tensor:
+        set_attention(model, "by_sample")
+        return torch.cat([losses(**inputs) for inputs in step.passes]).mean()
+
+    return loss
 
 
 def padded_way(model: MiniCPMVForConditionalGeneration) -> Callable[[Step], Tensor]:
@@ -107,6 +113,7 @@ def padded_way(model: MiniCPMVForConditionalGeneration) -> Callable[[Step], Tens
     tower = PaddedTower(model.vpm)
 
     def loss(step: Step) -> Tensor:
+        model.set_attn_implementation("sdpa")
         batch = step.padded
         embeddings = model.get_input_embeddings()(batch["input_ids"])
         if "pixel_values" in batch:
@@ -217,6 +224,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--memory-of", nargs=2, metavar=("SIZE", "WAY"), help="used by the script itself")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--sizes", nargs="+", choices=("nano", "mid"), default=["nano", "mid"])
     parser.add_argument("--nanovlm", type=Path, metavar="DIR", help="a checkout of huggingface/nanoVLM")
     arguments = parser.parse_args()
     batch = 4 if arguments.small else arguments.batch
@@ -226,7 +234,7 @@ def main() -> None:
         print(json.dumps({"bytes": memory_status()["VmHWM"]}))
         return
     report = Report("train: rows and ragged pictures against padding and masking, mixed samples")
-    for size in ("nano",) if arguments.small else ("nano", "mid"):
+    for size in ["nano"] if arguments.small else arguments.sizes:
         steps = draw_steps(1 if arguments.small else 3, batch, 1024)
         model = build(size).train()
         report.figure(f"{size}: parameters", sum(parameter.numel() for parameter in model.parameters()) / 1e6, "M")

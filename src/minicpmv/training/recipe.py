@@ -92,7 +92,9 @@ class TrainingRecipe:
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the passes; what learns is kept in float32."""
 
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    attention: Literal["by_sample", "eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """`by_sample` is for CPUs: the samples of a row one by one instead of a mask over the row, and eager vision."""
+
     recompute: bool = False
     """Gradient checkpointing: activations of layers are computed again in the backward pass instead of kept."""
 

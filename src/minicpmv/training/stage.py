@@ -13,6 +13,7 @@ from torch import nn
 
 from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Checkpoints, Progress
@@ -77,7 +78,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     stated = read_config(source).dtype
     dtype = stated if isinstance(stated, torch.dtype) else torch.float32
     model = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    model.set_attn_implementation(recipe.attention)
+    set_attention(model, recipe.attention)
     processor = read_processor(source)
     if recipe.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -93,13 +94,23 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
 
 
+def set_attention(model: MiniCPMVForConditionalGeneration, attention: str) -> None:
+    """Choose the attention of tower and language model by the name that recipes use."""
+    model.set_attn_implementation("eager" if attention == BY_SAMPLE else attention)
+    if attention == BY_SAMPLE:
+        model.config.text_config._attn_implementation = BY_SAMPLE
+
+
 def write_stage_sheet(stage: Stage, progress: Progress) -> None:
     """Show what the model says by now."""
     # A sharded model can only be asked by all processes together.
     if stage.recipe.sheet_samples and stage.shards == 1 and stage.accelerator.is_main_process:
         path = stage.folder / "sheets" / f"step-{progress.step}.html"
         title = f"{stage.recipe.name}, step {progress.step}"
+        # Prompts are no rows; attention by sample would not know what to do with them.
+        stage.model.set_attn_implementation("sdpa")
         write_sheet(stage.recipe, stage.model, stage.processor, path, title)
+        set_attention(stage.model, stage.recipe.attention)
 
 
 def write_results(stage: Stage) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.model.row_attention import BY_SAMPLE, sample_lengths
 from minicpmv.processing.collate import IGNORED
 
 TARGETS_PER_CHUNK = 2048
@@ -44,6 +45,8 @@ class TokenLoss(nn.Module):
             float32 [targets]; for rows without targets a single 0 that depends on the model, so that every process
             takes part in every backward pass.
         """
+        if self.model.config.text_config._attn_implementation == BY_SAMPLE:
+            inputs["sample_lengths"] = sample_lengths(inputs["position_ids"])
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         wanted = labels[:, 1:]
         counts = wanted != IGNORED
