@@ -7,8 +7,8 @@ computed, and the loss is taken where labels are.
 Ours: `minicpmv.training`: rows of several samples, ragged pictures, logits of targets alone.
 
 Fairness: same model and weights, the same samples in every step, same optimiser, same number type, data prepared
-beforehand for both. The losses of both ways must agree in the same run, or the script stops. Samples are mixed as in
-pre-training: pages, lines, clips and text, of 60 to 500 tokens.
+beforehand for both, freed memory kept for all (`training/allocator.py`). The losses of both ways must agree in the same
+run, or the script stops. Samples are mixed as in pre-training: pages, lines, clips and text, of 60 to 500 tokens.
 
 A second peer, if a checkout of huggingface/nanoVLM is given with --nanovlm: its model in the same widths and depths,
 fed with the same rows, every slice a square tile of 64 tokens. It has no clips, so both leave them out; its rows are
@@ -43,6 +43,7 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.visual_inputs import place_in_slots
 from minicpmv.processing.budget import numbers_of
 from minicpmv.processing.collate import EncodedSample, Padding, collate
+from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.estimate import measured_peak, step_flops
 from minicpmv.training.feeding import costs_of
 from minicpmv.training.stage import set_attention
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--nanovlm", type=Path, metavar="DIR", help="a checkout of huggingface/nanoVLM")
     arguments = parser.parse_args()
     batch = 4 if arguments.small else arguments.batch
+    keep_freed_memory()
     if arguments.memory_of:
         size, way = arguments.memory_of
         trainer(build(size).train(), way, draw_steps(1, batch, 1024))()
