@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from minicpmv.cli.console import say
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import nn
 
     from minicpmv.training.checkpoint import Progress as StageState
@@ -42,6 +43,22 @@ class RunningMeans:
         return "  ".join([f"loss {self._means.get('loss', 0.0):.3f}", *shares])
 
 
+def _bars(*, show: bool) -> "Progress":
+    """A bar per stage on stderr, with its numbers."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+        disable=not show,
+    )
+
+
 class TrainingProgress:
     """The `Reporter` of the command line.
 
@@ -50,20 +67,9 @@ class TrainingProgress:
     """
 
     def __init__(self, recipe: "TowersRecipe") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._names = [stage.name for stage in recipe.stages]
         self._is_terminal = sys.stderr.isatty()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(stderr=True),
-            disable=not self._is_terminal,
-        )
+        self._bars = _bars(show=self._is_terminal)
 
     def __enter__(self) -> "TrainingProgress":
         self._bars.start()
@@ -103,21 +109,9 @@ class StageProgress:
     """
 
     def __init__(self, recipe: "TrainingRecipe") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._steps, self._name = recipe.schedule.steps, recipe.name
-        self._console = Console(stderr=True)
         self._is_terminal = sys.stderr.isatty()
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=self._console,
-            disable=not self._is_terminal,
-        )
+        self._bars = _bars(show=self._is_terminal)
 
     def __enter__(self) -> "StageProgress":
         self._bars.start()
@@ -134,7 +128,7 @@ class StageProgress:
         from minicpmv.training.estimate import measured_peak
         from minicpmv.training.trainable import trainable_table
 
-        self._console.print(trainable_table(model, recipe.rates))
+        self._bars.console.print(trainable_table(model, recipe.rates))
         verb = f"goes on from step {progress.step}" if progress.step else "begins"
         say(f"{self._name} {verb}, {self._steps} steps. Ctrl-C stops it; the same command goes on.")
         self._means = RunningMeans()

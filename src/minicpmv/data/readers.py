@@ -184,7 +184,7 @@ def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
     try:
         return sample_from_record(read(), key, folder)
     except (MiniCPMVError, ValueError) as error:
-        return Flaw(key, str(error))
+        return Flaw(key, str(error).removeprefix(f"{key}: "))
 
 
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:

@@ -72,6 +72,10 @@ class Checkpoints:
         if rank == 0:
             shutil.rmtree(folder / "checkpoint.new", ignore_errors=True)
 
+    def close(self) -> None:
+        """Wait for what is being written, whatever happened; no thread is left."""
+        self._pool.shutdown(wait=True)
+
     def poll(self) -> None:
         """Put a sharded checkpoint in its place as soon as every process has written its share; call it every step.
 

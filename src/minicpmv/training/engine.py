@@ -93,11 +93,15 @@ def train_stage(
             f"Training cannot be told to use {device!r}.",
             remedy="Use auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES and several with torchrun.",
         )
-    accelerator = Accelerator(cpu=device == "cpu", log_with=list(recipe.trackers) or None, project_dir=str(folder))
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", log_with=list(recipe.trackers) or None, project_dir=str(folder))
+    except ValueError as error:  # an unknown tracker; the message names the known ones
+        raise OptionError(str(error), remedy="Change trackers in the recipe.") from error
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder, accelerator), _settled(recipe):
         stage = open_stage(recipe, folder, accelerator)
-        return _run(stage, reporter, deadline)
+        with contextlib.closing(stage.checkpoints):
+            return _run(stage, reporter, deadline)
 
 
 def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:

@@ -92,6 +92,8 @@ def counts_by_part(model: nn.Module, rates: Mapping[str, float]) -> dict[str, tu
     """
     counts: dict[str, list[int]] = {part: [0, 0] for part in PARTS}
     for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            continue  # peft keeps the old weights of a part that learns whole beside the new ones
         count = counts[part_of(name)]
         count[0] += parameter.numel()
         count[1] += parameter.numel() * parameter.requires_grad
