@@ -10,9 +10,6 @@ from minicpmv.cli import options as shared
 from minicpmv.cli.console import working
 from minicpmv.errors import OptionError
 
-TINY_STEPS = 2
-"""Steps of a stage with --tiny."""
-
 
 def train(  # noqa: PLR0913 - one option each
     name: Annotated[
@@ -32,7 +29,10 @@ def train(  # noqa: PLR0913 - one option each
         bool,
         typer.Option("--lora", help="Train adapters and the whole resampler, at ten times the rates of the recipe."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; of a chain, of its runs.", metavar="DIR", show_default="runs/RECIPE"),
+    ] = None,
     changes: shared.Changes = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of torch. Default: what torch chooses.", metavar="N")
@@ -46,7 +46,8 @@ def train(  # noqa: PLR0913 - one option each
     gpus: Annotated[int, typer.Option(help="With --dry-run: how many would train together.", metavar="N")] = 1,
 ) -> None:
     """Train a model by a recipe. The same command again goes on where it stopped."""
-    from minicpmv.recipes.loader import load_recipe
+    from minicpmv.cli.train_any import Run, carry_out, describe, describe_chain, run_chain
+    from minicpmv.recipes.loader import ChainRecipe, load_members, load_recipe
     from minicpmv.training.recipe import TrainingRecipe
 
     for option, number in {
@@ -64,8 +65,8 @@ def train(  # noqa: PLR0913 - one option each
     given = [option for option, value in own.items() if value]
     if given and not isinstance(recipe, TrainingRecipe):
         raise OptionError(
-            f"{name} grows a model from nothing; {', '.join(given)} cannot change that.",
-            remedy="Choose another recipe.",
+            f"{name} makes a model from the beginning; {', '.join(given)} cannot change that.",
+            remedy="Choose the recipe of a single stage.",
         )
     with working("loading torch"):
         import torch
@@ -77,14 +78,14 @@ def train(  # noqa: PLR0913 - one option each
         if threads is not None:
             torch.set_num_threads(threads)
         place = str(checked_device(device))
-    folder, max_seconds = out or Path("runs") / recipe.name, math.inf if max_minutes is None else max_minutes * 60
-    if isinstance(recipe, TrainingRecipe):
-        from minicpmv.cli.train_stage import describe_stage, run_stage, with_own_data
-
-        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, tiny=tiny)
-        print(describe_stage(recipe, gpus)) if dry_run else run_stage(recipe, folder, device, max_seconds)
+    run = Run(device, place, math.inf if max_minutes is None else max_minutes * 60, tiny=tiny, gpus=gpus)
+    folder = out or Path("runs") / recipe.name
+    if isinstance(recipe, ChainRecipe):
+        members = load_members(recipe, changes or ())
+        describe_chain(members, run) if dry_run else run_chain(recipe.name, members, out or Path("runs"), run)
         return
-    from minicpmv.cli.train_towers import describe_towers, run_towers, tiny_towers
+    if isinstance(recipe, TrainingRecipe):
+        from minicpmv.cli.train_stage import with_own_data
 
-    recipe = tiny_towers(recipe) if tiny else recipe
-    print(describe_towers(recipe)) if dry_run else run_towers(recipe, folder, place, max_seconds)
+        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora)
+    print(describe(recipe, run)) if dry_run else carry_out(recipe, folder, run)

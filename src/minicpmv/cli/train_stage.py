@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ ASSUMED_PEAK = 989e12
 ASSUMED_UTILISATION = 0.35
 """Of it that a dry run counts on; ours."""
 TINY_STEPS, TINY_BATCH = 2, 4
+MOST_DRAWN = 32
+"""Samples that a dry run draws; larger steps are scaled from these."""
 
 
 def with_own_data(
@@ -36,7 +39,6 @@ def with_own_data(
     data: Sequence[Path],
     epochs: float | None,
     lora: bool,
-    tiny: bool,
 ) -> "TrainingRecipe":
     """A recipe with what a person gave on the command line.
 
@@ -46,7 +48,6 @@ def with_own_data(
         data: files and folders that replace its mixture, each as likely as it has records.
         epochs: how often each record is seen; the schedule keeps its proportions.
         lora: adapters of rank 16 in every part that learns, at ten times its rate, and the whole resampler.
-        tiny: two steps of four samples.
 
     Raises:
         OptionError: a file that cannot be read, or without records.
@@ -70,14 +71,17 @@ def with_own_data(
         batch = min(recipe.batch, sum(numbers.values()))
         steps = max(1, math.ceil((epochs or DEFAULT_EPOCHS) * sum(numbers.values()) / batch))
         recipe = replace(recipe, data=sources, decay_data=None, batch=batch, schedule=recipe.schedule.stretched(steps))
-    if tiny:
-        recipe = replace(
-            recipe,
-            batch=min(recipe.batch, TINY_BATCH),
-            schedule=recipe.schedule.stretched(TINY_STEPS),
-            sheet_samples=min(recipe.sheet_samples, 1),
-        )
     return recipe
+
+
+def tiny_stage(recipe: "TrainingRecipe") -> "TrainingRecipe":
+    """Two steps of four samples."""
+    return replace(
+        recipe,
+        batch=min(recipe.batch, TINY_BATCH),
+        schedule=recipe.schedule.stretched(TINY_STEPS),
+        sheet_samples=min(recipe.sheet_samples, 1),
+    )
 
 
 def count_records(path: Path) -> int:
@@ -149,14 +153,19 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     from minicpmv.training.feeding import Share, load_step, recipe_mixture
     from minicpmv.training.trainable import choose_trainable, counts_by_part
 
-    config, processor, note = _known_start(recipe.start)
+    config, processor, note = _known_start(recipe)
     with torch.device("meta"):
         model = MiniCPMVForConditionalGeneration(config)
     choose_trainable(model, recipe)
     schedule = recipe.schedule
     lines = [
-        f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch} samples, "
-        f"{schedule.warmup} of warm-up, {schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak",
+        f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch:,} samples, "
+        f"{schedule.warmup:,} of warm-up, "
+        + (
+            f"{schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak"
+            if schedule.decay
+            else "then held"
+        ),
         f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}, "
         + ("sharded" if recipe.sharding == "full" else "not sharded")
         + (", activations recomputed" if recipe.recompute else ""),
@@ -167,9 +176,11 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
             f"  {part:<10}{whole:>14,} parameters{learning:>15,} learn  "
             + ("frozen" if rate is None else f"at {rate:g}")
         )
-    with working("drawing the samples of one step"):
-        batch = load_step(recipe, processor, recipe_mixture(recipe), 0, Share())
-    counts, numbers = batch.counts, numbers_of(config)
+    drawn = replace(recipe, batch=min(recipe.batch, MOST_DRAWN))
+    with working("drawing samples"):
+        batch = load_step(drawn, processor, recipe_mixture(drawn), 0, Share())
+    scale, numbers = recipe.batch / drawn.batch, numbers_of(config)
+    counts = Counter({name: round(number * scale) for name, number in batch.counts.items()})
     adapted = set(recipe.rates) - set(recipe.lora.whole) if recipe.lora else set()
     flops = step_flops(numbers, counts, set(recipe.rates), adapted=adapted)
     widest = max(batch.passes, key=lambda inputs: inputs["input_ids"].numel())
@@ -185,7 +196,8 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     gib = 2**30
     lines += [
         f"one step: {counts['samples']} samples, {counts['tokens']:,} tokens ({counts['targets']:,} learned), "
-        f"{counts['patches']:,} patches, {len(batch.passes)} passes, {flops:.3g} operations",
+        f"{counts['patches']:,} patches, {math.ceil(len(batch.passes) * scale):,} passes, {flops:.3g} operations"
+        + (f" (from {drawn.batch} samples)" if scale > 1 else ""),
         f"memory of each of {gpus} GPU{'s' * (gpus > 1)}, about: weights {memory.weights / gib:.1f} + gradients "
         f"{memory.gradients / gib:.1f} + moments {memory.moments / gib:.1f} + activations "
         f"{memory.activations / gib:.1f} = {memory.total / gib:.1f} GiB",
@@ -195,18 +207,25 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     return "\n".join([*lines, note] if note else lines)
 
 
-def _known_start(start: str) -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
+def _known_start(recipe: "TrainingRecipe") -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
     """Configuration and processor of a start, and what is only assumed about it."""
     from minicpmv.generation.loading import BUNDLED, bundled_folder, find_checkpoint, read_config, read_processor
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.image_processor import MiniCPMVImageProcessor
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
+    from minicpmv.recipes.loader import root_of
+    from minicpmv.training.joining import JoinRecipe
+    from minicpmv.training.towers.recipe import TowersRecipe
 
-    if start not in RELEASED:
-        source = find_checkpoint(None if start == BUNDLED else start)
+    root = root_of(recipe)
+    if isinstance(root, TowersRecipe):
+        return MiniCPMVConfig.preset(root.model), read_processor(bundled_folder()), ""
+    preset = root.preset if isinstance(root, JoinRecipe) else RELEASED.get(root)
+    if preset is None:
+        source = find_checkpoint(None if root == BUNDLED else str(root))
         return read_config(source), read_processor(source), ""
     tokenizer = read_processor(bundled_folder()).tokenizer
     processor = MiniCPMVProcessor(MiniCPMVImageProcessor(), tokenizer, MiniCPMVVideoProcessor())
     note = "text is counted with the tokenizer of nano, which needs more tokens than the released one"
-    return MiniCPMVConfig.preset(RELEASED[start]), processor, note
+    return MiniCPMVConfig.preset(preset), processor, note

@@ -23,13 +23,14 @@ from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
-from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.data.worlds.lines import LEAST_STEP_PX, LINE_SIZES, render_line
 from minicpmv.data.worlds.paper import PageSample
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
 from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
+from minicpmv.data.worlds.text import text_pair
 from minicpmv.errors import OptionError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
@@ -55,19 +56,33 @@ class Studio:
         split: whose words, names, faces and layouts.
         faces: typefaces.
         entities: whom articles and forms are about.
-        longest_side_px: pages are made no larger than this.
+        longest_side_px: pages are made no larger than this; smallest and largest bound, of which every page draws one.
     """
 
     split: Split
     faces: Sequence[Face]
     entities: Sequence[Entity]
-    longest_side_px: int = 224
+    longest_side_px: tuple[int, int] = (224, 224)
 
     @classmethod
-    def open(cls, split: Split, *, world_seed: int = 0, longest_side_px: int = 224) -> "Studio":
-        """The studio of a split, with the faces that Python packages bring."""
+    def open(cls, split: Split, *, world_seed: int = 0, longest_side_px: int | Sequence[int] = 224) -> "Studio":
+        """The studio of a split, with the faces that Python packages bring.
+
+        Args:
+            split: whose words, names, faces and layouts.
+            world_seed: of the closed world.
+            longest_side_px: bound of every page, or the smallest and the largest bound.
+
+        Raises:
+            OptionError: the bounds are no two numbers in order.
+        """
+        bounds = (longest_side_px, longest_side_px) if isinstance(longest_side_px, int) else tuple(longest_side_px)
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+            raise OptionError(
+                f"longest_side_px is {longest_side_px}.", remedy="Give one number of px, or the smallest and largest."
+            )
         faces = find_faces(split, system=False)
-        return cls(split, faces, entities_of(make_world(world_seed), split), longest_side_px)
+        return cls(split, faces, entities_of(make_world(world_seed), split), (bounds[0], bounds[1]))
 
     def layouts(self, kind: str) -> tuple[str, ...]:
         """Layouts of a kind of page; the last one is never seen in training."""
@@ -84,7 +99,7 @@ class Studio:
         layouts = self.layouts(kind)
         layout = layouts[int(generator.random() * len(layouts))]
         size_px = 13 + int(generator.random() * 4)
-        side = self.longest_side_px
+        side = int(generator.integers(self.longest_side_px[0], self.longest_side_px[1] + 1))
         lines = 2 + int(generator.random() * 5)
         if kind == "article":
             size = (side * (2 + int(generator.random() * 3)) // 4, side)
@@ -128,25 +143,38 @@ Draw = Callable[[Generator, str], Sample]
 """Source of randomness and key; what a `DrawnFeed` takes."""
 
 
-def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
-    """Pages whose whole text is to be written."""
+def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0) -> Draw:
+    """Pages whose whole text is to be written.
+
+    Args:
+        studio: what pages are drawn with.
+        kinds: kinds of pages.
+        told: share of pages that are text already, to be repeated.
+    """
 
     def draw(generator: Generator, key: str) -> Sample:
         page = studio.page(generator, _pick(generator, kinds))
-        return _sample(key, page, _pick(generator, READ), page.text, task="read")
+        return _told(_sample(key, page, _pick(generator, READ), page.text, task="read"), page, told, generator)
 
     return draw
 
 
-def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS) -> Draw:
-    """Pages with one of their questions."""
+def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0) -> Draw:
+    """Pages with one of their questions.
+
+    Args:
+        studio: what pages are drawn with.
+        kinds: kinds of pages.
+        told: share of questions about the page's text instead of its picture; charts are always shown.
+    """
 
     def draw(generator: Generator, key: str) -> Sample:
         while True:
             page = studio.page(generator, _pick(generator, kinds))
             if page.questions:
                 chosen = page.questions[int(generator.random() * len(page.questions))]
-                return _sample(key, page, chosen.question, chosen.answer, task=chosen.task)
+                sample = _sample(key, page, chosen.question, chosen.answer, task=chosen.task)
+                return _told(sample, page, told, generator)
 
     return draw
 
@@ -182,8 +210,15 @@ def restore(
     return draw
 
 
-def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM_KINDS) -> Draw:
-    """Tables with a question that takes several steps, with the worked steps as reasoning or without."""
+def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM_KINDS, told: float = 0.0) -> Draw:
+    """Tables with a question that takes several steps.
+
+    Args:
+        studio: what tables are drawn with.
+        think: the worked steps are there as reasoning.
+        kinds: kinds of problems.
+        told: share of tables that are text instead of a picture.
+    """
 
     def draw(generator: Generator, key: str) -> Sample:
         table = draw_table(generator, studio.split, 2 + int(generator.random() * 3), 2 + int(generator.random() * 2))
@@ -192,7 +227,7 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
             generator, table, faces=studio.faces, layout=layouts[int(generator.random() * len(layouts))]
         )
         problem = draw_problem(generator, table, _pick(generator, kinds))
-        sample = _sample(key, page, problem.question, problem.answer, task=problem.kind)
+        sample = _told(_sample(key, page, problem.question, problem.answer, task=problem.kind), page, told, generator)
         if not think:
             return sample
         worked = Message("assistant", sample.messages[1].parts, reasoning=problem.trace)
@@ -201,12 +236,26 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
     return draw
 
 
-def lines(studio: Studio, *, max_words: int = 3) -> Draw:
-    """Pictures of one printed line."""
+def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
+    """Pictures of one printed line, or of a few below each other.
+
+    Args:
+        studio: what they are drawn with.
+        max_words: most words of a line.
+        most_lines: most lines, where they fit at a size that can be read.
+    """
 
     def draw(generator: Generator, key: str) -> Sample:
         size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
-        line = render_line(generator, faces=studio.faces, split=studio.split, size=size, max_words=max_words)
+        most = min(most_lines, size[0] // LEAST_STEP_PX)
+        line = render_line(
+            generator,
+            faces=studio.faces,
+            split=studio.split,
+            size=size,
+            num_lines=1 + int(generator.random() * most),
+            max_words=max_words,
+        )
         question = questions.ask(generator, questions.READING)
         return _answered(key, ImagePart(Image.fromarray(line.image)), question, line.text, "line", "read")
 
@@ -254,6 +303,31 @@ def facts(studio: Studio, *, open_book: float = 0.5) -> Draw:
         return Sample(key, turns, {"kind": "text", "task": "open_book" if is_open else "closed_book"})
 
     return draw
+
+
+def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
+    """Text alone: something to repeat, or a question about a scene or a clip in words.
+
+    Args:
+        studio: whose words.
+        most_lines: of what is to be repeated.
+    """
+
+    def draw(generator: Generator, key: str) -> Sample:
+        pair = text_pair(generator, studio.split, most_lines=most_lines)
+        turns = (Message("user", (TextPart(pair.prompt),)), Message("assistant", (TextPart(pair.answer),)))
+        return Sample(key, turns, {"kind": "text", "task": pair.task})
+
+    return draw
+
+
+def _told(sample: Sample, page: PageSample, share: float, generator: Generator) -> Sample:
+    """A page's text in the place of its picture, in a share of the samples."""
+    if page.kind == "chart" or generator.random() >= share:
+        return sample
+    question = sample.messages[0].text
+    asked = Message("user", (TextPart(f"{page.text}\n{question}"),))
+    return Sample(sample.key, (asked, *sample.messages[1:]), {**sample.metadata, "told": True})
 
 
 def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str, kind: str, task: str) -> Sample:

@@ -29,6 +29,7 @@ WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "scenes": drawn.scenes,
     "clips": drawn.clips,
     "facts": drawn.facts,
+    "texts": drawn.texts,
 }
 """Worlds by the name that recipes use."""
 

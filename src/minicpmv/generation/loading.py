@@ -43,7 +43,7 @@ def bundled_folder() -> Path:
         raise CheckpointNotFoundError(
             "This installation holds no bundled nano model.",
             remedy="Name a model with --model (in Python: load('folder or hub id')), or make one with "
-            "`minicpmv train nano_first`.",
+            "`minicpmv train nano_towers`.",
         )
     return folder
 
@@ -117,7 +117,7 @@ def _read_model(
 ) -> "MiniCPMVForConditionalGeneration":
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 
-    with _told(source):
+    with explained(source):
         model: MiniCPMVForConditionalGeneration = MiniCPMVForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -138,7 +138,7 @@ def read_config(source: str | Path) -> "MiniCPMVConfig":
     """
     from minicpmv.model.configuration import MiniCPMVConfig
 
-    with _told(source):
+    with explained(source):
         config: MiniCPMVConfig = MiniCPMVConfig.from_pretrained(source)
     return config
 
@@ -154,12 +154,12 @@ def read_processor(source: str | Path) -> "MiniCPMVProcessor":
     """
     from minicpmv.processing.processor import MiniCPMVProcessor
 
-    with _told(source):
+    with explained(source):
         processor: MiniCPMVProcessor = MiniCPMVProcessor.from_pretrained(source)
     return processor
 
 
-class _told:  # noqa: N801 - reads as a phrase
+class explained:  # noqa: N801 - reads as a phrase
     """Turns what transformers, the hub client and safetensors raise about a checkpoint into one line of ours."""
 
     def __init__(self, source: str | Path) -> None:

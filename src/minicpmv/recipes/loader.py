@@ -1,10 +1,14 @@
-"""Recipes by name or path: of towers that grow from nothing, or of one stage that goes on from a model.
+"""Recipes by name or path, of four kinds.
 
-load_recipe("nano_first", ["seed=1"]) -> TowersRecipe        load_recipe("sft") -> TrainingRecipe
+load_recipe("nano_towers", ["seed=1"]) -> TowersRecipe       a model grows from nothing
+load_recipe("8b_join") -> JoinRecipe                         a model is put together from published parts
+load_recipe("sft") -> TrainingRecipe                         one stage that goes on from a model
+load_recipe("nano") -> ChainRecipe -> load_members -> the recipes that run one after another
 """
 
 import difflib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,11 +16,28 @@ from typing import Any, TypeAlias
 import yaml
 
 from minicpmv.errors import SettingsError
+from minicpmv.generation.loading import BUNDLED
 from minicpmv.settings import dump_settings, parse_yaml, read_settings
+from minicpmv.training.joining import JoinRecipe
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.towers.recipe import TowersRecipe
 
-AnyRecipe: TypeAlias = TowersRecipe | TrainingRecipe
+SingleRecipe: TypeAlias = TowersRecipe | JoinRecipe | TrainingRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChainRecipe:
+    """Recipes that run one after another, each in a folder of its name."""
+
+    name: str
+    chain: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.chain or len(set(self.chain)) != len(self.chain):
+            raise SettingsError(f"{self.name} chains {list(self.chain)}.", remedy="Name recipes, each once.")
+
+
+AnyRecipe: TypeAlias = SingleRecipe | ChainRecipe
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -46,19 +67,67 @@ def recipe_path(name: str) -> Path:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Read a recipe of either kind; towers are those with a list of stages.
+    """Read a recipe of any kind.
 
     Args:
         name: a bundled recipe's name, or the path of a YAML file.
-        overrides: `a.b=value` changes.
+        overrides: `a.b=value` changes; those of a chain are read by `load_members`.
 
     Raises:
         SettingsError: no such recipe, or it is not valid.
     """
     path = recipe_path(name)
-    if "stages" in parse_yaml(path):
+    tree = parse_yaml(path)
+    if "chain" in tree:
+        return read_settings(path, ChainRecipe)
+    if "stages" in tree:
         return read_settings(path, TowersRecipe, overrides)
+    if "llm" in tree:
+        return read_settings(path, JoinRecipe, overrides)
     return read_settings(path, TrainingRecipe, overrides)
+
+
+def load_members(recipe: ChainRecipe, overrides: Sequence[str] = ()) -> list[SingleRecipe]:
+    """The recipes of a chain, in order.
+
+    Args:
+        recipe: the chain.
+        overrides: changes, each with the name of its recipe before it: `nano_sft_1.batch=8`.
+
+    Raises:
+        SettingsError: a change for a recipe that is not in the chain, or one that a recipe refuses.
+    """
+    own: dict[str, list[str]] = {name: [] for name in recipe.chain}
+    for override in overrides:
+        name, _, change = override.partition(".")
+        if name not in own or not change:
+            raise SettingsError(
+                f"{override!r} changes no recipe of {recipe.name}.",
+                remedy=f"Put the name of one before it: {recipe.chain[0]}.seed=1.",
+            )
+        own[name].append(change)
+    members = [load_recipe(name, changes) for name, changes in own.items()]
+    for member in members:
+        if isinstance(member, ChainRecipe):
+            raise SettingsError(f"{member.name} is a chain within a chain.", remedy="Name its recipes instead.")
+    return [member for member in members if not isinstance(member, ChainRecipe)]
+
+
+def root_of(recipe: TrainingRecipe) -> str | TowersRecipe | JoinRecipe:
+    """Where the first weights of a stage come from, through all recipes before it.
+
+    Returns:
+        A folder or a hub id, or the recipe that makes a model.
+    """
+    start: str = recipe.start
+    while start in bundled_recipes() and start != BUNDLED:
+        before = load_recipe(start)
+        if not isinstance(before, TrainingRecipe):
+            if isinstance(before, ChainRecipe):
+                break
+            return before
+        start = before.start
+    return start
 
 
 def load_towers(name: str, overrides: Sequence[str] = ()) -> TowersRecipe:

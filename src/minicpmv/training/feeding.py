@@ -158,7 +158,7 @@ def _with_clip_options(message: Message, media: MediaRecipe, generator: Generato
     for part in message.parts:
         if isinstance(part, VideoPart):
             if media.packing and part.packing is None and part.temporal_ids is None:
-                part = replace(part, packing=int(generator.integers(media.packing[0], media.packing[1] + 1)))
+                part = replace(part, packing=media.packing[int(generator.integers(len(media.packing)))])
             if media.fps and part.fps is None and part.frames is None:
                 low, high = np.log(media.fps[0]), np.log(media.fps[1])
                 part = replace(part, fps=float(np.exp(generator.uniform(low, high))))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from minicpmv.data.sources import SourceRecipe
 from minicpmv.errors import SettingsError
+from minicpmv.processing.sampling import PACKING_LIMIT
 from minicpmv.training.optim import OptimiserRecipe
 from minicpmv.training.schedule import Schedule
 
@@ -19,23 +20,24 @@ PARTS = ("llm", "vpm", "resampler")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaRecipe:
-    """How pictures and clips are looked at where a sample does not say; None leaves it to the checkpoint.
-
-    A pair is a range from which every sample draws: whole numbers evenly, frames per second evenly in octaves.
-    """
+    """How pictures and clips are looked at where a sample does not say; None leaves it to the checkpoint."""
 
     max_slices: int | None = None
     max_frames: int | None = None
-    packing: tuple[int, int] | None = None
-    """Frames per pack. Source of a range: arXiv 2509.18154 section 3.4 randomises it and does not say how."""
+    packing: tuple[int, ...] | None = None
+    """Frames per pack: the sizes from which every clip draws one. Source: arXiv 2509.18154 section 3.4 draws it at
+    random and does not say how."""
 
     fps: tuple[float, float] | None = None
-    """Frames per second."""
+    """Frames per second: the range from which every clip draws, evenly in octaves. Source as above."""
 
     def __post_init__(self) -> None:
-        for name, pair, lowest in (("packing", self.packing, 1), ("fps", self.fps, 1e-3)):
-            if pair is not None and not lowest <= pair[0] <= pair[1]:
-                raise SettingsError(f"{name} is {list(pair)}.", remedy="Give the smallest and the largest value.")
+        if self.packing is not None and not (self.packing and set(self.packing) <= set(range(1, PACKING_LIMIT + 1))):
+            raise SettingsError(
+                f"packing is {list(self.packing)}.", remedy=f"List the sizes to draw from, each 1 to {PACKING_LIMIT}."
+            )
+        if self.fps is not None and not 1e-3 <= self.fps[0] <= self.fps[1]:
+            raise SettingsError(f"fps is {list(self.fps)}.", remedy="Give the smallest and the largest rate.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +68,8 @@ class TrainingRecipe:
 
     name: str
     start: str
-    """Where the weights come from: a model folder, a hub id, or `nano` for the bundled model."""
+    """Where the weights come from: a model folder, a hub id, `nano` for the bundled model, or the name of another
+    recipe, whose run is looked for beside this one."""
 
     data: Mapping[str, SourceRecipe]
     """The mixture."""

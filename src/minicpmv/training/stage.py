@@ -3,6 +3,7 @@
 recipe + folder -> open_stage -> Stage ; at a save -> write_stage_sheet ; at the end -> write_results
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from minicpmv.errors import CheckpointNotFoundError
 from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE
@@ -74,7 +76,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
         CheckpointError: the start is missing or damaged.
         OptionError: adapters are wanted and peft is not installed.
     """
-    source = find_checkpoint(None if recipe.start == BUNDLED else recipe.start)
+    source = find_start(recipe.start, folder)
     stated = read_config(source).dtype
     dtype = stated if isinstance(stated, torch.dtype) else torch.float32
     model = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
@@ -92,6 +94,27 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     shards = accelerator.num_processes if recipe.sharding == "full" else 1
     checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=shards)
     return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
+
+
+def find_start(start: str, folder: Path) -> str | Path:
+    """Where a stage's first weights are.
+
+    Args:
+        start: as recipes say it.
+        folder: of the run; that of another recipe lies beside it.
+
+    Raises:
+        CheckpointNotFoundError: nothing is there.
+    """
+    if start == BUNDLED:
+        return find_checkpoint(None)
+    before = folder.absolute().parent / start / "model"
+    if re.fullmatch(r"\w+", start) and not Path(start).exists() and not before.is_dir():
+        raise CheckpointNotFoundError(
+            f"This stage goes on from {start}, and there is no {before}.",
+            remedy=f"Run `minicpmv train {start}` before, or start from another model with --model.",
+        )
+    return find_checkpoint(before if before.is_dir() else start)
 
 
 def set_attention(model: MiniCPMVForConditionalGeneration, attention: str) -> None:

@@ -60,26 +60,66 @@ def test_epochs_are_counted_over_the_records(receipts: Path, capsys: pytest.Capt
 def test_a_dry_run_counts_what_learns_without_a_weight(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(name, "--dry-run") == 0
     said = capsys.readouterr().out
-    wanted = "88,907,776" if name == "sft" else "395,776"
+    wanted = "88,907,776" if name == "sft" or name.startswith("8b") else "395,776"
     assert wanted in said
 
 
-def test_a_stopped_run_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("nano_sft", "--tiny", "--out", tmp_path / "run", "--device", "cpu")
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stopped_run_is_continued(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        name,
+        "--model",
+        "nano",
+        "--tiny",
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--set",
+        "sheet_samples=0",
+    )
     assert command(*words, "--max-minutes", "1e-6") == 0
     assert "holds step 1 of 2" in capsys.readouterr().err
     assert command(*words) == 0
     assert "goes on from step 1" in capsys.readouterr().err
 
 
+def test_a_chain_runs_every_stage_once_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = tmp_path / "two.yaml"
+    chain.write_text("name: two\nchain: [nano_sft_1, nano_sft_2]\n", encoding="utf-8")
+    changes = [word for name in ("nano_sft_1", "nano_sft_2") for word in ("--set", f"{name}.sheet_samples=0")]
+    words = (chain, "--out", tmp_path, "--tiny", "--device", "cpu", *changes, "--set", "nano_sft_1.start=nano")
+    assert command(*words, "--max-minutes", "1e-6") == 0
+    assert "nano_sft_1 holds step 1 of 2" in capsys.readouterr().err
+    assert command(*words) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == [str(tmp_path / "nano_sft_1" / "model"), str(tmp_path / "nano_sft_2" / "model")]
+    assert "two, 2 of 2: nano_sft_2" in said.err
+    assert command(*words) == 0
+    assert capsys.readouterr().err.count("is done; remove") == 2
+
+
+def test_a_dry_run_of_a_chain_describes_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("nano", "--dry-run") == 0
+    said = capsys.readouterr().out
+    places = [said.index(f"{name}: ") for name in ("nano_towers", "nano_language", "nano_pretrain_1", "nano_sft_2")]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("nano_first", "--lora"), "grows a model from nothing"),
+        (("nano_towers", "--lora"), "makes a model from the beginning"),
         (("nano_sft", "--epochs", "2"), "--epochs needs --data"),
         (("nano_sft", "--data", "nothing.jsonl"), "nothing.jsonl"),
         (("nano_sft", "--model", "/no/such/folder"), "/no/such/folder"),
         (("nano_stf",), "Did you mean nano_sft"),
+        (("nano_sft_2",), "goes on from nano_sft_1, and there is no"),
+        (("nano", "--data", "mine.jsonl"), "makes a model from the beginning"),
+        (("nano", "--set", "batch=3"), "changes no recipe of nano"),
+        (("8b_join", "--set", "processor=/no/such/folder"), "/no/such/folder"),
     ],
 )
 def test_a_wrong_value_is_one_line(

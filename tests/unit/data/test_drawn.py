@@ -40,7 +40,7 @@ def test_one_layout_and_all_held_out_names_are_kept_for_evaluation(kind: str) ->
 def test_reading_writes_down_every_line() -> None:
     sample = read(TRAIN, kinds=["receipt"])(np.random.default_rng(0), "read:0")
     assert isinstance(sample.messages[0].parts[0], ImagePart)
-    assert "Total" in sample.messages[1].text.split("\n")
+    assert any(line.startswith("Total ") for line in sample.messages[1].text.split("\n"))
     assert sample.metadata == {"kind": "receipt", "task": "read"}
 
 

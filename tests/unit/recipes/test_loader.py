@@ -1,16 +1,26 @@
 """Every bundled recipe is valid, says what it trains, and runs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.cli.train_stage import RELEASED, with_own_data
+from minicpmv.cli.train_stage import RELEASED, tiny_stage, with_own_data
 from minicpmv.data.sources import open_mixture
 from minicpmv.errors import SettingsError
 from minicpmv.generation.loading import BUNDLED
 from minicpmv.model.presets import PRESETS
-from minicpmv.recipes.loader import bundled_recipes, load_recipe, load_stage, load_towers
+from minicpmv.recipes.loader import (
+    ChainRecipe,
+    bundled_recipes,
+    load_members,
+    load_recipe,
+    load_stage,
+    load_towers,
+    root_of,
+)
+from minicpmv.training.joining import JoinRecipe
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.towers.answers import WORLDS
 from minicpmv.training.towers.objectives import READABLE
@@ -26,19 +36,27 @@ def test_bundled_recipes_name_known_models_and_worlds(name: str) -> None:
         for stage in recipe.stages:
             known = set(READABLE) if stage.objective == "patches" else set(WORLDS)
             assert set(stage.worlds) <= known
+    elif isinstance(recipe, ChainRecipe):
+        members = load_members(recipe)
+        assert [member.start for member in members if isinstance(member, TrainingRecipe)] == [
+            member.name for member in members[:-1]
+        ]
+    elif isinstance(recipe, JoinRecipe):
+        assert recipe.preset in PRESETS
     else:
-        assert recipe.start in {*RELEASED, BUNDLED}
+        assert recipe.start in {*RELEASED, BUNDLED, *bundled_recipes()}
         assert open_mixture(recipe.data, recipe.seed).next()
+        assert recipe.decay_data is None or open_mixture(recipe.decay_data, recipe.seed).next()
 
 
 def test_overrides_change_a_recipe() -> None:
-    assert load_towers("nano_first", ["stages.0.steps=200", "seed=7"]).stages[0].steps == 200
+    assert load_towers("nano_towers", ["stages.0.steps=200", "seed=7"]).stages[0].steps == 200
     assert load_stage("sft", ["schedule.floor=0.5"]).schedule.floor == 0.5
 
 
 def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None:
-    with pytest.raises(SettingsError, match="Did you mean nano_first"):
-        load_recipe("nano_frist")
+    with pytest.raises(SettingsError, match="Did you mean nano_towers"):
+        load_recipe("nano_towesr")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +69,7 @@ def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None
         ("schedule.steps=5", "warm-up"),
         ("data={}", "no data"),
         ("data={a: {world: ask, path: b.jsonl}}", "world and path"),
-        ("media={packing: [6, 1]}", "packing"),
+        ("media={packing: [0, 6]}", "packing"),
         ("sharding=some", "Choose one of"),
     ],
 )
@@ -67,14 +85,13 @@ def test_adapters_and_sharding_exclude_each_other() -> None:
 
 
 def test_tiny_keeps_the_shape_of_a_schedule() -> None:
-    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=False, tiny=True)
-    assert isinstance(recipe, TrainingRecipe)
+    recipe = tiny_stage(load_stage("sft"))
     assert (recipe.schedule.steps, recipe.schedule.warmup, recipe.schedule.decay) == (2, 0, 2)
     assert recipe.batch == 4
 
 
 def test_adapters_learn_faster_and_leave_the_resampler_whole() -> None:
-    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=True, tiny=False)
+    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=True)
     assert recipe.lora is not None
     assert recipe.lora.whole == ("resampler",)
     assert recipe.rates == pytest.approx({"llm": 1e-4, "resampler": 1e-5, "vpm": 1e-4})
@@ -86,7 +103,40 @@ def test_recipes_are_compared_setting_by_setting(capsys: pytest.CaptureFixture[s
     assert changes["start"] == {"first": "openbmb/MiniCPM-V-4_5", "second": "nano"}
     assert changes["rates.llm"] == {"first": 1e-5, "second": 5e-4}
     assert "seed" not in changes
-    assert main(["recipes", "diff", "nano_first", "sft"]) == 0
+    assert main(["recipes", "diff", "nano_towers", "sft"]) == 0
     assert "stages.vision.objective" in capsys.readouterr().out
     assert main(["recipes", "diff", "sft", "sft"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_change_for_a_chain_names_its_recipe() -> None:
+    chain = load_recipe("nano")
+    assert isinstance(chain, ChainRecipe)
+    members = {member.name: member for member in load_members(chain, ["nano_sft_1.batch=8", "nano_towers.seed=5"])}
+    assert (members["nano_sft_1"].batch, members["nano_towers"].seed) == (8, 5)  # type: ignore[union-attr]
+    for change in ("batch=8", "nano_sft.batch=8", "nano_sft_1=8"):
+        with pytest.raises(SettingsError, match="changes no recipe of nano"):
+            load_members(chain, [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("chain: []", "mine chains []"),
+        ("chain: [nano_sft, nano_sft]", "mine chains"),
+        ("chain: [nano]", "nano is a chain within a chain"),
+        ("chain: [nano_sft_3]", "There is no recipe 'nano_sft_3'"),
+    ],
+)
+def test_a_chain_that_makes_no_sense_is_refused(
+    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\n{text}\n", encoding="utf-8")
+    assert main(["train", str(tmp_path / "mine.yaml"), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_the_first_weights_of_a_stage_are_found_through_all_before_it() -> None:
+    assert root_of(load_stage("nano_sft_2")) == load_towers("nano_towers")
+    assert root_of(load_stage("8b_sft_2")) == load_recipe("8b_join")
+    assert root_of(load_stage("nano_sft")) == BUNDLED

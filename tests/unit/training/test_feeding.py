@@ -45,16 +45,16 @@ def packs(sample: Sample, media: MediaRecipe, processor: MiniCPMVProcessor) -> s
 
 
 def test_pack_size_and_frame_rate_are_drawn_anew_for_every_clip(processor: MiniCPMVProcessor) -> None:
-    fixed = packs(clip(fps=10.0), MediaRecipe(packing=(3, 3), max_frames=6), processor)
+    fixed = packs(clip(fps=10.0), MediaRecipe(packing=(3,), max_frames=6), processor)
     assert fixed == {(6, 2)}
-    drawn = packs(clip(fps=10.0), MediaRecipe(packing=(1, 6), max_frames=6), processor)
+    drawn = packs(clip(fps=10.0), MediaRecipe(packing=(1, 2, 3, 4, 5, 6), max_frames=6), processor)
     assert {number for _, number in drawn} == {1, 2, 3, 6}  # six frames in packs of 1, 2, 3, 4 or 5, and 6
     rates = packs(clip(packing=1), MediaRecipe(fps=(1.0, 10.0), max_frames=60), processor)
     assert len({frames for frames, _ in rates}) > 3
 
 
 def test_what_a_sample_says_itself_is_kept(processor: MiniCPMVProcessor) -> None:
-    media = MediaRecipe(packing=(1, 6), fps=(1.0, 10.0), max_frames=6)
+    media = MediaRecipe(packing=(1, 2, 3, 4, 5, 6), fps=(1.0, 10.0), max_frames=6)
     assert packs(clip(fps=10.0, packing=2), media, processor) == {(6, 3)}
 
 

@@ -25,6 +25,8 @@ LINE_SIZES = ((56, 224), (70, 168), (84, 140), (98, 126), (112, 112))
 """Canvas sizes (height, width) that a model with `scale_resolution` 112 and patch 14 sees as they are, in one item."""
 
 MIN_SIZE_PX, MAX_SIZE_PX = 13, 32
+LEAST_STEP_PX = 19
+"""Height that a line needs at the smallest size."""
 SHEET_SIZES_PX = (9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 26, 28, 30, 32, 36, 40)
 """Font sizes that are really drawn; all others come from these by resizing. Few sizes keep the glyph cache small."""
 

@@ -22,6 +22,9 @@ from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, sc
 Role = Literal["title", "text", "caption", "key", "value", "header", "cell", "label", "code", "button"]
 """What a region is for. A key names the value beside it, a header the cells below it, a label a part of a chart."""
 
+_SHORT: tuple[Role, ...] = ("key", "value", "header", "cell", "label", "button")
+"""What may share a line with what stands beside it; paragraphs of two columns do not."""
+
 Colour = tuple[int, int, int]
 
 
@@ -106,8 +109,14 @@ class PageSample:
 
     @property
     def text(self) -> str:
-        """Everything that is written, a line per printed line."""
-        return "\n".join(line.text for region in self.regions for line in region.lines)
+        """Everything that is written, a line per printed line: a key and its value, the cells of a row share one."""
+        written: list[str] = []
+        for before, region in zip((None, *self.regions), self.regions, strict=False):
+            lines = [line.text for line in region.lines]
+            if before is not None and _continues(before, region):
+                written[-1] += f" {lines.pop(0)}"
+            written += lines
+        return "\n".join(written)
 
 
 class Paper:
@@ -191,6 +200,17 @@ class Paper:
 def _scaled(region: Region, x: float, y: float) -> Region:
     lines = (TextLine(line.text, tuple(scale_boxes(line.characters, x, y))) for line in region.lines)
     return Region(region.role, tuple(lines))
+
+
+def _continues(before: Region, region: Region) -> bool:
+    """Whether a short region stands on the line of the one before, to its right."""
+    if region.role not in _SHORT or before.role not in _SHORT or len(before.lines) > 1:
+        return False
+    one, other = before.box, region.box
+    middle = (other.top + other.bottom) / 2
+    return other.left > one.right and (
+        one.top <= middle <= one.bottom or other.top <= (one.top + one.bottom) / 2 <= other.bottom
+    )
 
 
 def text_width(face: Face, size_px: int, text: str) -> int:

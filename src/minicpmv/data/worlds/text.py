@@ -62,10 +62,17 @@ def symbolic_scene(generator: Generator, task: str) -> TextPair:
     return TextPair(plan.symbolic, plan.question, plan.answer, task)
 
 
-def text_pair(generator: Generator, split: Split = "train") -> TextPair:
-    """One pair of the mixture: half copying, half symbolic clips and pictures, all tasks equally often."""
+def text_pair(generator: Generator, split: Split = "train", *, most_lines: int = 1) -> TextPair:
+    """One pair of the mixture: half copying, half symbolic clips and pictures, all tasks equally often.
+
+    Args:
+        generator: source of randomness.
+        split: vocabulary of what is copied.
+        most_lines: what is copied has one line, or any number up to this one.
+    """
     if generator.random() < _COPY_SHARE:
-        return copy_pair(generator, split)
+        num_lines = 1 if most_lines == 1 else 1 + int(generator.random() * most_lines)
+        return copy_pair(generator, split, num_lines=num_lines)
     task = int(generator.random() * (len(CLIP_TASKS) + len(SCENE_TASKS)))
     if task >= len(CLIP_TASKS):
         return symbolic_scene(generator, SCENE_TASKS[task - len(CLIP_TASKS)])
