@@ -30,6 +30,7 @@ from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Progress, SavingError
 from minicpmv.training.engine import TrainingError, train_stage
 from minicpmv.training.recipe import LoraRecipe, RowsRecipe, TrainingRecipe
+from minicpmv.training.trainable import counts_by_part
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "tests" / "toy_stage.yaml"
@@ -55,6 +56,19 @@ class Diary:
     def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
         assert progress.step not in self.steps, "no step is done twice"
         self.steps[progress.step] = dict(numbers)
+
+
+class Seeing(Diary):
+    """A reporter that also keeps hold of the model."""
+
+    model: nn.Module
+    layers: list[nn.Module]
+
+    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
+        self.model = model
+        names = ("base_layer", "gate_proj")
+        self.layers = [module for name, module in model.named_modules() if name.endswith(names) and "llm" in name]
+        self.layers = [module for module in self.layers if not hasattr(module, "base_layer")]
 
 
 def carried_out(recipe: TrainingRecipe, folder: Path, **options: float) -> Diary:
@@ -252,6 +266,40 @@ def test_adapters_and_the_resampler_are_saved_and_merged(recipe: TrainingRecipe,
     assert merged.keys() == before.keys()
     state = adapted.state_dict()
     assert all(torch.equal(state[name].bfloat16(), merged[name]) for name in merged)
+
+
+def test_adapters_learn_over_a_language_model_of_4_bits(recipe: TrainingRecipe, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    lora = LoraRecipe(rank=4, alpha=8, whole=("resampler",), bits=4)
+    changed = replace(recipe, lora=lora, rates={"llm": 0.01, "resampler": 0.01})
+    diary = Seeing()
+    train_stage(changed, tmp_path, reporter=diary, device="cpu")
+    assert {type(module).__name__ for module in diary.layers} == {"Linear4bit"}
+    whole = {part: count[0] for part, count in counts_by_part(diary.model, changed.rates).items()}
+    blank = MiniCPMVForConditionalGeneration.from_pretrained(bundled_folder(), dtype=torch.float32)
+    adapters = sum(parameter.numel() for name, parameter in diary.model.named_parameters() if ".lora_" in name)
+    assert whole["llm"] - adapters == sum(parameter.numel() for parameter in blank.llm.parameters())
+    # What was merged is the exact start and what was learned, without the rounding to 4 bits.
+    before, merged = load_file(bundled_folder() / "model.safetensors"), finished(tmp_path)
+    untouched = "llm.model.embed_tokens.weight"
+    assert torch.equal(before[untouched], merged[untouched])
+    peft = pytest.importorskip("peft")
+    adapted = peft.PeftModel.from_pretrained(blank, tmp_path / "adapter").merge_and_unload().state_dict()
+    assert all(torch.equal(adapted[name].bfloat16(), merged[name]) for name in merged)
+    moved = [name for name in before if not torch.equal(before[name], merged[name])]
+    assert {name.split(".")[0] for name in moved} == {"llm", "resampler"}
+
+
+def test_numbers_go_to_tensorboard(recipe: TrainingRecipe, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    diary = carried_out(replace(recipe, trackers=("tensorboard",)), tmp_path)
+    events = EventAccumulator(str(tmp_path / recipe.name))
+    events.Reload()
+    written = {event.step: event.value for event in events.Scalars("loss")}
+    assert written == pytest.approx({step: numbers["loss"] for step, numbers in diary.steps.items()})
+    assert "rate" in events.Tags()["scalars"]
 
 
 def test_an_interrupted_run_with_dropout_goes_on_to_the_bit(recipe: TrainingRecipe, tmp_path: Path) -> None:

@@ -35,8 +35,11 @@ def open_assistant(model: str | None, *, device: str, dtype: str) -> "Assistant"
 
 def hush_libraries(*, progress: bool) -> None:
     """Keep transformers' advice to developers off the terminal, and its progress bars where nobody watches."""
-    from transformers.utils import logging
+    import logging
 
-    logging.set_verbosity_error()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
     if not progress:
-        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()

@@ -29,6 +29,9 @@ def train(  # noqa: PLR0913 - one option each
         bool,
         typer.Option("--lora", help="Train adapters and the whole resampler, at ten times the rates of the recipe."),
     ] = False,
+    qlora: Annotated[
+        bool, typer.Option("--qlora", help="As --lora, with the language model's frozen weights in 4 bits.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run; of a chain, of its runs.", metavar="DIR", show_default="runs/RECIPE"),
@@ -61,7 +64,7 @@ def train(  # noqa: PLR0913 - one option each
     if epochs is not None and not data:
         raise OptionError("--epochs needs --data.", remedy="Worlds have no end: use --set schedule.steps=N.")
     recipe = load_recipe(name, changes or ())
-    own = {"--model": model, "--data": data, "--epochs": epochs, "--lora": lora}
+    own = {"--model": model, "--data": data, "--epochs": epochs, "--lora": lora, "--qlora": qlora}
     given = [option for option, value in own.items() if value]
     if given and not isinstance(recipe, TrainingRecipe):
         raise OptionError(
@@ -87,5 +90,5 @@ def train(  # noqa: PLR0913 - one option each
     if isinstance(recipe, TrainingRecipe):
         from minicpmv.cli.train_stage import with_own_data
 
-        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora)
+        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, qlora=qlora)
     print(describe(recipe, run)) if dry_run else carry_out(recipe, folder, run)

@@ -39,6 +39,7 @@ def with_own_data(
     data: Sequence[Path],
     epochs: float | None,
     lora: bool,
+    qlora: bool,
 ) -> "TrainingRecipe":
     """A recipe with what a person gave on the command line.
 
@@ -48,6 +49,7 @@ def with_own_data(
         data: files and folders that replace its mixture, each as likely as it has records.
         epochs: how often each record is seen; the schedule keeps its proportions.
         lora: adapters of rank 16 in every part that learns, at ten times its rate, and the whole resampler.
+        qlora: the same, with the language model's frozen weights in 4 bits.
 
     Raises:
         OptionError: a file that cannot be read, or without records.
@@ -57,10 +59,12 @@ def with_own_data(
 
     if model is not None:
         recipe = replace(recipe, start=model)
-    if lora and recipe.lora is None:
+    if (lora or qlora) and recipe.lora is None:
         whole = tuple(part for part in ("resampler",) if part in recipe.rates)
         rates = {part: rate if part in whole else LORA_SPEED * rate for part, rate in recipe.rates.items()}
         recipe = replace(recipe, rates=rates, lora=LoraRecipe(rank=LORA_RANK, alpha=2 * LORA_RANK, whole=whole))
+    if qlora and recipe.lora is not None:
+        recipe = replace(recipe, lora=replace(recipe.lora, bits=4))
     if data:
         numbers = {path: count_records(path) for path in data}
         names = [path.stem for path in data]

@@ -19,6 +19,10 @@ from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.token_loss import TARGETS_PER_CHUNK
 
 
+BYTES_OF_4_BITS = 0.516
+"""Of a weight with its share of the scales, themselves in 8 bits. Source: arXiv 2305.14314, section 3."""
+
+
 @dataclass(frozen=True, slots=True)
 class Products:
     """Operations of a forward pass through one part."""
@@ -117,10 +121,14 @@ def memory_of(
         kept = tokens * (n.layers * n.width + language) + patches * (n.vision_layers * n.vision_width + vision)
     else:
         kept = tokens * n.layers * language + patches * n.vision_layers * vision
+    small = n.layers * (
+        2 * n.width * n.heads * n.head_dim + 2 * n.width * n.kv_heads * n.head_dim + 3 * n.width * n.mlp
+    )
+    saved = small * (frozen - BYTES_OF_4_BITS) if recipe.lora is not None and recipe.lora.bits == 4 else 0
     logits = 3 * 4 * min(tokens, TARGETS_PER_CHUNK) * n.vocabulary
     gathered = number * n.parameters // max(n.layers, 1) * 2 if is_sharded else 0  # two layers are whole at a time
     return Memory(
-        weights=(4 * learning + frozen * max(n.parameters - learning, 0)) // share + gathered,
+        weights=int(4 * learning + frozen * max(n.parameters - learning, 0) - saved) // share + gathered,
         gradients=4 * learning // share,
         moments=8 * learning // share,
         activations=number * kept + logits,

@@ -61,6 +61,9 @@ class LoraRecipe:
     whole: tuple[str, ...] = ()
     """Parts that learn whole all the same, for example the resampler."""
 
+    bits: Literal[4, 16] = 16
+    """Of every frozen weight of the language model's layers: 4 is QLoRA. Source: arXiv 2305.14314."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecipe:
@@ -129,6 +132,11 @@ class TrainingRecipe:
                 f"{self.name} has a batch of {self.batch}, rows of {self.rows.tokens} tokens, {self.rows.per_pass} per "
                 f"pass, and {self.workers} workers.",
                 remedy="Counts are at least 1; workers may be 0.",
+            )
+        if self.lora is not None and self.lora.bits == 4 and "llm" in self.lora.whole:
+            raise SettingsError(
+                f"{self.name} wants a language model of 4 bits that learns whole.",
+                remedy="Weights of 4 bits are frozen: take llm out of lora.whole, or use bits: 16.",
             )
         if self.lora is not None and self.sharding != "none":
             raise SettingsError(

@@ -3,6 +3,7 @@
 recipe + folder -> open_stage -> Stage ; at a save -> write_stage_sheet ; at the end -> write_results
 """
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from minicpmv.errors import CheckpointNotFoundError
+from minicpmv.errors import CheckpointNotFoundError, OptionError
 from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE
@@ -79,7 +80,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     source = find_start(recipe.start, folder)
     stated = read_config(source).dtype
     dtype = stated if isinstance(stated, torch.dtype) else torch.float32
-    model = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    model = _read_start(source, recipe, accelerator.device)
     set_attention(model, recipe.attention)
     processor = read_processor(source)
     if recipe.recompute:
@@ -94,6 +95,34 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     shards = accelerator.num_processes if recipe.sharding == "full" else 1
     checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=shards)
     return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
+
+
+def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device) -> MiniCPMVForConditionalGeneration:
+    """The start's model; its language model in 4 bits where adapters are all that learns of it."""
+    if recipe.lora is None or recipe.lora.bits != 4:
+        model: MiniCPMVForConditionalGeneration = MiniCPMVForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32
+        )
+        return model
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise OptionError(
+            "Weights of 4 bits need bitsandbytes, which is not installed.",
+            remedy="Install it: pip install 'minicpmv[qlora]'",
+        )
+    half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=half,
+        llm_int8_skip_modules=["lm_head", "vpm", "resampler"],
+    )
+    quantised: MiniCPMVForConditionalGeneration = MiniCPMVForConditionalGeneration.from_pretrained(
+        source, dtype=half, quantization_config=four_bits, device_map={"": device}
+    )
+    return quantised
 
 
 def find_start(start: str, folder: Path) -> str | Path:
@@ -145,7 +174,7 @@ def write_results(stage: Stage) -> None:
     if stage.recipe.lora is not None:
         adapted: Any = stage.trainable.module
         adapted.save_pretrained(stage.folder / "adapter")
-        model = adapted.merge_and_unload()
+        model = _exact_twin(stage) if stage.recipe.lora.bits == 4 else adapted.merge_and_unload()
     write_model_folder(
         stage.folder / "model",
         model,
@@ -154,3 +183,17 @@ def write_results(stage: Stage) -> None:
         generation=model.generation_config,
         weights=weights,
     )
+
+
+def _exact_twin(stage: Stage) -> MiniCPMVForConditionalGeneration:
+    """The start in full precision with what was learned merged into it.
+
+    Merged into 4-bit weights, the sum would keep their rounding for good.
+    """
+    from peft import PeftModel
+
+    source = find_start(stage.recipe.start, stage.folder)
+    base = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    adapted: Any = PeftModel.from_pretrained(base, stage.folder / "adapter")
+    merged: MiniCPMVForConditionalGeneration = adapted.merge_and_unload()
+    return merged

@@ -57,7 +57,8 @@ def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRe
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-        elif recipe.precision == "bf16" and recipe.sharding == "none":  # a shard holds one number format
+        elif parameter.is_floating_point() and recipe.precision == "bf16" and recipe.sharding == "none":
+            # A shard holds one number format; weights of 4 bits keep theirs.
             parameter.data = parameter.data.bfloat16()
     return Trainable(module, chosen)
 
@@ -95,7 +96,8 @@ def counts_by_part(model: nn.Module, rates: Mapping[str, float]) -> dict[str, tu
         if ".original_module." in name:
             continue  # peft keeps the old weights of a part that learns whole beside the new ones
         count = counts[part_of(name)]
-        count[0] += parameter.numel()
+        packed = getattr(parameter, "quant_state", None)  # of 4 bits: two weights in a number
+        count[0] += parameter.numel() if packed is None else packed.shape.numel()
         count[1] += parameter.numel() * parameter.requires_grad
     return {part: (whole, learning, rates.get(part)) for part, (whole, learning) in counts.items()}
 

@@ -91,7 +91,7 @@ def test_tiny_keeps_the_shape_of_a_schedule() -> None:
 
 
 def test_adapters_learn_faster_and_leave_the_resampler_whole() -> None:
-    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=True)
+    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=True, qlora=False)
     assert recipe.lora is not None
     assert recipe.lora.whole == ("resampler",)
     assert recipe.rates == pytest.approx({"llm": 1e-4, "resampler": 1e-5, "vpm": 1e-4})
