@@ -250,6 +250,16 @@ def test_two_processes_with_a_share_each_learn_what_one_does(reference: tuple[Pa
     assert distance(finished(folder), finished(reference[0])) < WEIGHT
 
 
+def test_adapters_learn_the_same_on_two_processes(tmp_path: Path) -> None:
+    lora = "lora={rank: 4, alpha: 8, whole: [resampler]}"
+    for number in (1, 2):
+        finish(start(number, tmp_path / str(number), lora))
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert one.keys() == two.keys()
+    assert all(two[step] == pytest.approx(loss, abs=LOSS) for step, loss in one.items())
+    assert distance(finished(tmp_path / "1"), finished(tmp_path / "2")) < WEIGHT
+
+
 def test_adapters_and_the_resampler_are_saved_and_merged(recipe: TrainingRecipe, tmp_path: Path) -> None:
     import peft
 

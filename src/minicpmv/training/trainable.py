@@ -52,7 +52,7 @@ def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRe
         chosen = select_trainable(parts, recipe.rates)
         module: nn.Module = model
     else:
-        module = _adapted(model, recipe.lora, recipe.rates)
+        module = _adapted(model, recipe.lora, recipe.rates, recipe.seed)
         chosen = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -63,7 +63,9 @@ def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRe
     return Trainable(module, chosen)
 
 
-def _adapted(model: MiniCPMVForConditionalGeneration, lora: LoraRecipe, rates: Mapping[str, float]) -> nn.Module:
+def _adapted(
+    model: MiniCPMVForConditionalGeneration, lora: LoraRecipe, rates: Mapping[str, float], seed: int
+) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
@@ -78,7 +80,8 @@ def _adapted(model: MiniCPMVForConditionalGeneration, lora: LoraRecipe, rates: M
         target_modules=f"({'|'.join(targets)})",
         modules_to_save=list(lora.whole) or None,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # adapters begin at random
         warnings.simplefilter("ignore", FutureWarning)  # peft calls names that transformers has renamed
         adapted: nn.Module = get_peft_model(model, config)
     return adapted
