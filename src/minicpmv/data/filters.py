@@ -2,7 +2,7 @@
 
     Sample -> check -> None, or a reason -> Sieve counts -> kept or Flaw
 
-Kinds of checks and their order follow arXiv 2509.18154, sections 2.4 and 3.2, which give no thresholds; all numbers are
+Kinds of checks and their order follow arXiv 2509.18154, sections 2.2.2 and 2.3.2, which give no thresholds; all numbers are
 ours and arguments.
 """
 

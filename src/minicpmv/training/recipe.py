@@ -25,7 +25,7 @@ class MediaRecipe:
     max_slices: int | None = None
     max_frames: int | None = None
     packing: tuple[int, ...] | None = None
-    """Frames per pack: the sizes from which every clip draws one. Source: arXiv 2509.18154 section 3.4 draws it at
+    """Frames per pack: the sizes from which every clip draws one. Source: arXiv 2509.18154 section 2.1.1 draws it at
     random and does not say how."""
 
     fps: tuple[float, float] | None = None

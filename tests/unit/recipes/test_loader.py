@@ -7,9 +7,11 @@ import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.cli.train_stage import RELEASED, tiny_stage, with_own_data
+from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_mixture
 from minicpmv.errors import SettingsError
 from minicpmv.generation.loading import BUNDLED
+from minicpmv.messages import TextPart
 from minicpmv.model.presets import PRESETS
 from minicpmv.recipes.loader import (
     ChainRecipe,
@@ -140,3 +142,33 @@ def test_the_first_weights_of_a_stage_are_found_through_all_before_it() -> None:
     assert root_of(load_stage("nano_sft_2")) == load_towers("nano_towers")
     assert root_of(load_stage("8b_sft_2")) == load_recipe("8b_join")
     assert root_of(load_stage("nano_sft")) == BUNDLED
+
+
+def test_full_size_recipes_have_the_published_rates_and_who_learns() -> None:
+    """Section 2.2.1 and appendix A of arXiv 2509.18154."""
+    everyone = {"llm", "resampler", "vpm"}
+    learning = {1: {"resampler"}, 2: {"resampler", "vpm"}, 3: everyone}
+    for number, parts in learning.items():
+        full, nano = load_stage(f"8b_pretrain_{number}"), load_stage(f"nano_pretrain_{number}")
+        assert full.rates == dict.fromkeys(parts, 5e-5)
+        assert set(nano.rates) == parts
+        assert nano.schedule.floor == full.schedule.floor
+    assert load_stage("8b_pretrain_3").schedule.floor * 5e-5 == pytest.approx(1e-5)
+    for name, peak, end in (("8b_sft_1", 1e-5, 1e-6), ("8b_sft_2", 5e-6, 1e-6), ("sft", 1e-5, 1e-6)):
+        recipe = load_stage(name)
+        assert recipe.rates == dict.fromkeys(everyone, peak)
+        assert recipe.schedule.shape == "cosine"
+        assert recipe.schedule.floor * peak == pytest.approx(end)
+
+
+@pytest.mark.parametrize("name", ["nano_sft_1", "8b_sft_1"])
+def test_a_tenth_of_the_instructions_is_text_alone(name: str) -> None:
+    """Section 2.3.1 of arXiv 2509.18154."""
+    recipe = load_stage(name)
+    text = recipe.data["text"]
+    assert text.weight / sum(source.weight for source in recipe.data.values()) == pytest.approx(0.1)
+    mixture = open_mixture({"text": text}, seed=0)
+    drawn = [mixture.next()[1] for _ in range(20)]
+    parts = [part for sample in drawn if isinstance(sample, Sample) for part in sample.messages[0].parts]
+    assert len(parts) >= 20
+    assert all(isinstance(part, TextPart) for part in parts)

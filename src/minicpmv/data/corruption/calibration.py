@@ -7,7 +7,7 @@ gets nearly every character, at *moderate* single characters are unreliable, at 
 same reader that will be compared later says where one level ends and the next begins, and every sample can carry the
 error rate that its damage is expected to cause.
 
-Source: the three levels are those of arXiv 2509.18154, section 2.3; the error rates that bound them are ours.
+Source: the three levels are those of arXiv 2509.18154, section 2.2.3; the error rates that bound them are ours.
 """
 
 import json

@@ -6,7 +6,7 @@ The target of a region is always its original text. Slightly damaged, that is re
 pixels and context have to be weighed; covered, only context is left. Which of the three a target is travels with it,
 together with the operator, its strength, and the error rate a reader without context is expected to have.
 
-Source: arXiv 2509.18154, section 2.3 (unified paradigm; levels chosen per region, several in one page). Shares of
+Source: arXiv 2509.18154, section 2.2.3 (unified paradigm; levels chosen per region, several in one page). Shares of
 levels and regions are ours: the report gives none.
 """
 
