@@ -176,7 +176,7 @@ class Silent:
     def begin(self, *_): pass
     def step(self, *_): pass
 
-train_stage(load_stage(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), reporter=Silent(), device="cpu")
+train_stage(load_stage(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), reporter=Silent(), device="auto")
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
@@ -190,7 +190,8 @@ def start(number: int, folder: Path, *changes: str) -> subprocess.Popen[str]:
     if number > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
     words += [str(script), str(STAGE), str(folder), *changes]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    paths = {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}  # as on a machine without a GPU
+    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )

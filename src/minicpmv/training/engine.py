@@ -11,6 +11,7 @@ processes. The same samples give the same update however they are packed, accumu
 import contextlib
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -93,8 +94,10 @@ def train_stage(
             f"Training cannot be told to use {device!r}.",
             remedy="Use auto or cpu; choose GPUs with CUDA_VISIBLE_DEVICES and several with torchrun.",
         )
+    # Several processes without a GPU find each other only if accelerate is told that they use the CPU.
+    on_cpu = device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
     try:
-        accelerator = Accelerator(cpu=device == "cpu", log_with=list(recipe.trackers) or None, project_dir=str(folder))
+        accelerator = Accelerator(cpu=on_cpu, log_with=list(recipe.trackers) or None, project_dir=str(folder))
     except ValueError as error:  # an unknown tracker; the message names the known ones
         raise OptionError(str(error), remedy="Change trackers in the recipe.") from error
     folder.mkdir(parents=True, exist_ok=True)
