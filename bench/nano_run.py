@@ -41,7 +41,9 @@ class Curve:
 def records_of(folder: Path) -> list[dict[str, float]]:
     """What a stage has written, step by step."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in lines]
+    # Steps behind the last checkpoint of a killed run are there twice; the later ones count.
+    return list({(record.get("stage"), record["step"]): record for record in records}.values())
 
 
 def losses_of(record: dict[str, float]) -> dict[str, float]:

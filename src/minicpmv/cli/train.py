@@ -40,6 +40,13 @@ def train(  # noqa: PLR0913 - one option each
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of torch. Default: what torch chooses.", metavar="N")
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Processes on this machine that train a stage together; on a CPU one per core is faster than threads.",
+            metavar="N",
+        ),
+    ] = 1,
     device: shared.Device = "auto",
     max_minutes: Annotated[
         float | None, typer.Option(help="Save and stop after this time; run again to go on.", metavar="M")
@@ -58,6 +65,7 @@ def train(  # noqa: PLR0913 - one option each
         "--max-minutes": max_minutes,
         "--epochs": epochs,
         "--gpus": gpus,
+        "--processes": processes,
     }.items():
         if number is not None and not number > 0:
             raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
@@ -81,7 +89,15 @@ def train(  # noqa: PLR0913 - one option each
         if threads is not None:
             torch.set_num_threads(threads)
         place = str(checked_device(device))
-    run = Run(device, place, math.inf if max_minutes is None else max_minutes * 60, tiny=tiny, gpus=gpus)
+    run = Run(
+        device=device,
+        place=place,
+        max_seconds=math.inf if max_minutes is None else max_minutes * 60,
+        tiny=tiny,
+        gpus=gpus,
+        processes=processes,
+        threads=threads,
+    )
     folder = out or Path("runs") / recipe.name
     if isinstance(recipe, ChainRecipe):
         members = load_members(recipe, changes or ())

@@ -1,8 +1,9 @@
 """`minicpmv train` for a recipe of any kind, and for several in a row."""
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from minicpmv.cli.console import say, working
 
 if TYPE_CHECKING:
     from minicpmv.recipes.loader import SingleRecipe
+    from minicpmv.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Run:
         max_seconds: save and stop after this time.
         tiny: only two small steps of everything.
         gpus: how many would train together, for a dry run.
+        processes: that train together on this machine.
+        threads: of each of them; None for what torch chooses.
     """
 
     device: str
@@ -29,6 +33,8 @@ class Run:
     max_seconds: float
     tiny: bool
     gpus: int
+    processes: int
+    threads: int | None
 
 
 def carry_out(recipe: "SingleRecipe", folder: Path, run: Run) -> None:
@@ -47,7 +53,28 @@ def carry_out(recipe: "SingleRecipe", folder: Path, run: Run) -> None:
     else:
         from minicpmv.cli.train_stage import run_stage, tiny_stage
 
-        run_stage(tiny_stage(recipe) if run.tiny else recipe, folder, run.device, run.max_seconds)
+        recipe = tiny_stage(recipe) if run.tiny else recipe
+        if run.processes > 1:
+            _carry_out_together(recipe, folder, run)
+        else:
+            run_stage(recipe, folder, run.device, run.max_seconds)
+
+
+def _carry_out_together(recipe: "TrainingRecipe", folder: Path, run: Run) -> None:
+    """One stage by several processes, which read the recipe as it is now."""
+    import math
+
+    from minicpmv.cli.local_processes import train_together
+    from minicpmv.settings import dump_settings
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settled = folder / "recipe.yaml"
+    settled.write_text(dump_settings(recipe), encoding="utf-8")
+    threads = run.threads or max(1, (os.cpu_count() or 1) // run.processes)
+    words = [str(settled), "--out", str(folder), "--device", run.device, "--threads", str(threads)]
+    if math.isfinite(run.max_seconds):
+        words += ["--max-minutes", str(max(run.max_seconds, 1e-3) / 60)]
+    train_together(words, folder, run.processes)
 
 
 def describe(recipe: "SingleRecipe", run: Run) -> str:
@@ -86,8 +113,7 @@ def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: R
             say(f"{title} is done; remove {home} to do it again.")
             continue
         say(title)
-        left = Run(run.device, run.place, ends - time.monotonic(), tiny=run.tiny, gpus=run.gpus)
-        carry_out(recipe, home, left)
+        carry_out(recipe, home, replace(run, max_seconds=ends - time.monotonic()))
         if not (home / "model").is_dir():
             return  # its time was up, and it has said so
 
