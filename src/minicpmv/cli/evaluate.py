@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from minicpmv.evaluation.answering import Answered
     from minicpmv.evaluation.intervals import Estimate
+    from minicpmv.evaluation.perplexity import PerplexityScore
     from minicpmv.evaluation.report import EvaluationReport
     from minicpmv.evaluation.scoring import TaskScore
     from minicpmv.evaluation.tasks import Task
@@ -30,12 +31,16 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="Groups (lines, clips, clips_apart, scenes, pages, ask, restore, reason, facts), or single ones such "
-            "as clips.direction; separated by commas."
+            help="Groups (lines, clips, clips_apart, clips_other, scenes, pages, ask, restore, reason, facts, "
+            "perplexity), or single ones such as clips.direction; separated by commas."
         ),
     ] = "lines,clips",
     samples: Annotated[
-        int | None, typer.Option(help="Questions per task. Default: 400 lines, 100 of each other kind.", metavar="N")
+        int | None,
+        typer.Option(
+            help="Questions per task. Default: 400 lines, 300 texts for perplexity, 100 of each other kind.",
+            metavar="N",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which series of questions to ask.", metavar="N")] = 0,
     batch: Annotated[int, typer.Option(help="Questions answered at a time.", metavar="N")] = 32,
@@ -127,6 +132,8 @@ class Observer:
         self._bars.advance(self._bar, len(answers))
         if self._file is None:
             return
+        from minicpmv.evaluation.answering import SureAnswer
+
         for answered in answers:
             line = {
                 "task": task.name,
@@ -134,16 +141,32 @@ class Observer:
                 "truth": answered.question.answer,
                 "answer": answered.answer,
                 "was_cut": answered.was_cut,
+                **({"probability": answered.probability} if isinstance(answered, SureAnswer) else {}),
             }
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def scored(self, score: "TaskScore") -> None:
+    def weighed(self, task: "Task", num_samples: int) -> None:
+        """A batch of true answers was weighed: the bar moves."""
+        self._bars.advance(self._bar, num_samples)
+
+    def scored(self, score: "TaskScore | PerplexityScore") -> None:
         """A task is done: without a terminal, say so."""
         if not self._is_terminal:
-            figure = f"{100 * score.right.value:.1f} % right"
-            if score.cer is not None:
-                figure += f", {100 * score.cer.value:.1f} % of characters wrong"
-            say(f"{self._num_begun}/{self._num_tasks} {score.task}: {figure}")
+            say(f"{self._num_begun}/{self._num_tasks} {score.task}: {_in_short(score)}")
+
+
+def _in_short(score: "TaskScore | PerplexityScore") -> str:
+    from minicpmv.evaluation.perplexity import PerplexityScore
+    from minicpmv.evaluation.scoring import InventionScore
+
+    if isinstance(score, PerplexityScore):
+        return f"{score.perplexity.value:.2f} per token"
+    figure = f"{100 * score.right.value:.1f} % right"
+    if score.cer is not None:
+        figure += f", {100 * score.cer.value:.1f} % of characters wrong"
+    if isinstance(score, InventionScore):
+        figure += f", {100 * score.invented.value:.1f} % confidently invented"
+    return figure
 
 
 def show(report: "EvaluationReport") -> None:
@@ -151,7 +174,14 @@ def show(report: "EvaluationReport") -> None:
     from rich.console import Console
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(report))
+    if report.scores:
+        console.print(table(report))
+        console.print(
+            "In brackets: 95 % confidence. Blind: what the best constant answer would get right.", soft_wrap=True
+        )
+    if report.perplexities:
+        console.print(perplexity_table(report.perplexities))
+        console.print("In brackets: 95 % confidence. Perplexity: per token of the true answers; 1 is certainty.")
     memory = report.peak_memory_bytes
     facts = [
         f"{report.model}, {report.num_parameters / 1e6:.1f} M parameters, {report.dtype} on {report.device}",
@@ -159,18 +189,21 @@ def show(report: "EvaluationReport") -> None:
         f"{report.seconds:.0f} s",
         *([] if memory is None else [f"peak memory {memory / 2**30:.2f} GiB"]),
     ]
-    console.print("In brackets: 95 % confidence. Blind: what the best constant answer would get right.", soft_wrap=True)
     console.print("; ".join(facts), soft_wrap=True)
 
 
 def table(report: "EvaluationReport") -> "Table":
-    """The figures, one task a row."""
+    """The figures of what was answered, one task a row."""
     from rich import box
     from rich.table import Table
 
+    from minicpmv.evaluation.scoring import InventionScore
+
+    counts_inventions = any(isinstance(score, InventionScore) for score in report.scores)
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("task")
-    for heading in ("asked", "right, %", "CER, %", "blind, %", "tokens", "cut off", "s"):
+    invented = ("invented, %",) if counts_inventions else ()
+    for heading in ("asked", "right, %", "CER, %", *invented, "blind, %", "tokens", "cut off", "s"):
         rows.add_column(heading, justify="right")
     named = [(score.task, score) for score in report.scores]
     for score in report.tesseract:
@@ -182,11 +215,28 @@ def table(report: "EvaluationReport") -> "Table":
             str(score.num_samples),
             _estimate(score.right),
             "" if score.cer is None else _estimate(score.cer),
+            *([_estimate(score.invented) if isinstance(score, InventionScore) else ""] if counts_inventions else []),
             f"{100 * score.one_answer:.1f}" if score.cer is None else "",
             f"{score.mean_tokens:.0f}",
             str(score.num_cut),
             f"{score.seconds:.1f}",
         )
+    return rows
+
+
+def perplexity_table(scores: "Sequence[PerplexityScore]") -> "Table":
+    """The figures of what was weighed, one task a row."""
+    from rich import box
+    from rich.table import Table
+
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("task")
+    for heading in ("texts", "tokens", "perplexity", "s"):
+        rows.add_column(heading, justify="right")
+    for score in scores:
+        found = score.perplexity
+        figure = f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})"
+        rows.add_row(score.task, str(score.num_samples), str(score.num_tokens), figure, f"{score.seconds:.1f}")
     return rows
 
 

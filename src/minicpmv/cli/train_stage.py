@@ -213,23 +213,21 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
 
 def _known_start(recipe: "TrainingRecipe") -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
     """Configuration and processor of a start, and what is only assumed about it."""
-    from minicpmv.generation.loading import BUNDLED, bundled_folder, find_checkpoint, read_config, read_processor
+    from minicpmv.generation.loading import bundled_folder, find_checkpoint, read_config, read_processor
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.image_processor import MiniCPMVImageProcessor
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
     from minicpmv.recipes.loader import root_of
-    from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.towers.recipe import TowersRecipe
 
     root = root_of(recipe)
     if isinstance(root, TowersRecipe):
         return MiniCPMVConfig.preset(root.model), read_processor(bundled_folder()), ""
-    preset = root.preset if isinstance(root, JoinRecipe) else RELEASED.get(root)
-    if preset is None:
-        source = find_checkpoint(None if root == BUNDLED else str(root))
+    if isinstance(root, str) and root not in RELEASED:
+        source = find_checkpoint(root)
         return read_config(source), read_processor(source), ""
     tokenizer = read_processor(bundled_folder()).tokenizer
     processor = MiniCPMVProcessor(MiniCPMVImageProcessor(), tokenizer, MiniCPMVVideoProcessor())
     note = "text is counted with the tokenizer of nano, which needs more tokens than the released one"
-    return MiniCPMVConfig.preset(preset), processor, note
+    return MiniCPMVConfig.preset(RELEASED[root] if isinstance(root, str) else root.preset), processor, note

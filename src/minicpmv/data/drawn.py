@@ -19,11 +19,11 @@ from minicpmv.data.sample import Sample
 from minicpmv.data.worlds import questions
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
 from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
-from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
+from minicpmv.data.worlds.clips import CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
-from minicpmv.data.worlds.lines import LEAST_STEP_PX, LINE_SIZES, render_line
+from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
 from minicpmv.data.worlds.paper import PageSample
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
@@ -247,13 +247,12 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
 
     def draw(generator: Generator, key: str) -> Sample:
         size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
-        most = min(most_lines, size[0] // LEAST_STEP_PX)
         line = render_line(
             generator,
             faces=studio.faces,
             split=studio.split,
             size=size,
-            num_lines=1 + int(generator.random() * most),
+            num_lines=lines_that_fit(generator, size, most_lines),
             max_words=max_words,
         )
         question = questions.ask(generator, questions.READING)
@@ -273,11 +272,32 @@ def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
     return draw
 
 
-def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int = 6) -> Draw:
-    """Clips of a few frames with the times at which they were taken, and a question about what happens."""
+def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int | Sequence[int] = 6) -> Draw:
+    """Clips of a few frames with the times at which they were taken, and a question about what happens.
+
+    Args:
+        studio: what they are drawn with.
+        tasks: what is asked.
+        num_frames: of every clip, or the fewest and the most, between which every clip draws; a question that needs
+            more frames than that gets them.
+
+    Raises:
+        OptionError: the numbers are no two in order, or a clip would be too long or too short; or a task is unknown.
+    """
+    bounds = (num_frames, num_frames) if isinstance(num_frames, int) else tuple(num_frames)
+    if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= MOST_FRAMES:
+        raise OptionError(
+            f"num_frames is {num_frames}.",
+            remedy=f"Give one number from 1 to {MOST_FRAMES}, or the fewest and the most.",
+        )
+    needed = {task: fewest_frames(task) for task in tasks}
 
     def draw(generator: Generator, key: str) -> Sample:
-        clip = render_clip(generator, task=_pick(generator, tasks), num_frames=num_frames, faces=studio.faces)
+        task = _pick(generator, tasks)
+        # One number draws nothing, so that it always gives the same clips.
+        num = bounds[0] if bounds[0] == bounds[1] else int(generator.integers(bounds[0], bounds[1] + 1))
+        num = max(num, needed[task])
+        clip = render_clip(generator, task=task, num_frames=num, faces=studio.faces, split=studio.split)
         part = VideoPart(frames=tuple(Image.fromarray(frame) for frame in clip.frames), timestamps=clip.times_s)
         return _answered(key, part, clip.question, clip.answer, "clip", clip.task)
 

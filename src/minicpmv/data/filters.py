@@ -2,8 +2,8 @@
 
     Sample -> check -> None, or a reason -> Sieve counts -> kept or Flaw
 
-Kinds of checks and their order follow arXiv 2509.18154, sections 2.2.2 and 2.3.2, which give no thresholds; all numbers are
-ours and arguments.
+Kinds of checks and their order follow arXiv 2509.18154, sections 2.2.2 and 2.3.2, which give no thresholds; all numbers
+are ours and arguments.
 """
 
 import re

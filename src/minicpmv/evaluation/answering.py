@@ -1,12 +1,17 @@
 """Ask a model many questions at once, through the processor and `generate`, as a user would.
 
 questions -> apply_chat_template (left padded) -> generate (greedy) -> ids -> the text that `ask` would print
+
+`answer_...` gives answers, `answer_surely_...` also how sure of them the model was.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from math import exp
+from typing import Any
 
+from minicpmv.evaluation.likelihood import log_probabilities, with_answers
 from minicpmv.evaluation.question import Question
 from minicpmv.generation.decoding import cut_at_terminator, decode
 from minicpmv.generation.engine import complete, context_length, count_visual_tokens, fit_answer, terminator_ids
@@ -27,6 +32,16 @@ class Answered:
     was_cut: bool
     num_tokens: int = 0
     """New tokens, reasoning included."""
+
+
+@dataclass(frozen=True, slots=True)
+class SureAnswer(Answered):
+    """An answer, and the mean probability that the model gave its tokens (without the one that ends it).
+
+    An empty answer has none; its probability is 0.
+    """
+
+    probability: float = field(kw_only=True)
 
 
 def answer_all(
@@ -54,6 +69,15 @@ def answer_all(
         yield answer_batch(loaded, batch, max_new_tokens=max_new_tokens, think=think)
 
 
+def answer_surely_all(
+    loaded: Loaded, questions: Iterable[Question], *, batch_size: int = 32, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Iterator[list[SureAnswer]]:
+    """Answers in the short mode with their probabilities, batch by batch, in order; see `answer_all`."""
+    waiting = iter(questions)
+    while batch := list(islice(waiting, batch_size)):
+        yield answer_surely_batch(loaded, batch, max_new_tokens=max_new_tokens)
+
+
 def answer_batch(
     loaded: Loaded, questions: list[Question], *, max_new_tokens: int = MAX_NEW_TOKENS, think: bool = False
 ) -> list[Answered]:
@@ -68,6 +92,50 @@ def answer_batch(
     Raises:
         ContextLengthError: a question does not fit the model's context.
     """
+    written = _write(loaded, questions, max_new_tokens, think)
+    return [
+        Answered(question, _answer_of(loaded, ids, think), not ended, len(ids))
+        for question, ids, ended in zip(questions, written.ids, written.ended, strict=True)
+    ]
+
+
+def answer_surely_batch(
+    loaded: Loaded, questions: list[Question], *, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[SureAnswer]:
+    """Greedy answers in the short mode, and with one more pass how probable they were.
+
+    Args:
+        loaded: the model and its processor.
+        questions: asked together.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ContextLengthError: a question does not fit the model's context.
+    """
+    written = _write(loaded, questions, max_new_tokens, think=False)
+    weighed = log_probabilities(loaded.model, with_answers(written.inputs, written.ids))
+    return [
+        SureAnswer(
+            question,
+            _answer_of(loaded, ids, think=False),
+            not ended,
+            len(ids),
+            probability=sum(exp(value) for value in row) / max(1, len(row)),
+        )
+        for question, ids, ended, row in zip(questions, written.ids, written.ended, weighed, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The prompts of a batch, left padded; new ids without what ends them; and whether something did."""
+
+    inputs: dict[str, Any]
+    ids: list[list[int]]
+    ended: list[bool]
+
+
+def _write(loaded: Loaded, questions: list[Question], max_new_tokens: int, think: bool) -> _Written:
     model, processor = loaded.model, loaded.processor
     inputs = processor.apply_chat_template(
         [list(question.messages) for question in questions],
@@ -91,9 +159,9 @@ def answer_batch(
         "eos_token_id": terminators,
         "pad_token_id": terminators[0],
     }
-    answered = []
-    for question, row in zip(questions, complete(model, inputs, arguments).ids, strict=True):
-        ids, ended = cut_at_terminator(row, terminators)
-        text = split_reasoning(decode(processor.tokenizer, ids), thinking=think).answer
-        answered.append(Answered(question, text, not ended, len(ids)))
-    return answered
+    cut = [cut_at_terminator(row, terminators) for row in complete(model, inputs, arguments).ids]
+    return _Written(dict(inputs), [ids for ids, _ in cut], [ended for _, ended in cut])
+
+
+def _answer_of(loaded: Loaded, ids: list[int], think: bool) -> str:
+    return split_reasoning(decode(loaded.processor.tokenizer, ids), thinking=think).answer

@@ -9,13 +9,18 @@ from functools import lru_cache
 from numpy.random import Generator
 
 from minicpmv.data import drawn
-from minicpmv.data.corruption.calibration import Level
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds.fonts import Split
 from minicpmv.evaluation.question import Question
 
 LONGEST_SIDE_PX = 224
 """Of pages, as in training."""
+
+TEXT_LINES = 6
+"""Most lines of what is to be repeated, where text alone is asked about."""
+
+TOLD_KINDS = tuple(kind for kind in drawn.PAGE_KINDS if kind != "chart")
+"""Kinds of pages that can be told in text."""
 
 
 @lru_cache(maxsize=2)
@@ -34,13 +39,6 @@ def ask_question(generator: Generator, kind: str) -> Question:
     return question_of(drawn.ask(studio("held_out"), kinds=[kind])(generator, ""))
 
 
-def restore_question(generator: Generator, level: Level) -> Question:
-    """A page with regions damaged at one level, whose text is to be written, a line per region."""
-    sample = drawn.restore(studio("held_out"), shares={level: 1.0})(generator, "")
-    boxes = tuple(tuple(target["box"]) for target in sample.metadata["targets"])
-    return Question(sample.messages[:-1], sample.messages[-1].text, boxes)
-
-
 def reasoning_question(generator: Generator) -> Question:
     """A table and a question that takes several steps."""
     return question_of(drawn.reason(studio("held_out"), think=False)(generator, ""))
@@ -55,6 +53,17 @@ def fact_question(generator: Generator, open_book: bool) -> Question:
     """
     draw = drawn.facts(studio("held_out" if open_book else "train"), open_book=float(open_book))
     return question_of(draw(generator, ""))
+
+
+def text_question(generator: Generator) -> Question:
+    """Text alone: something to repeat or a scene in words, a told fact, or a page's text with a question about it."""
+    held_out = studio("held_out")
+    draws = (
+        drawn.texts(held_out, most_lines=TEXT_LINES),
+        drawn.facts(held_out, open_book=1.0),
+        drawn.ask(held_out, kinds=TOLD_KINDS, told=1.0),
+    )
+    return question_of(draws[int(generator.random() * len(draws))](generator, ""))
 
 
 def question_of(sample: Sample) -> Question:

@@ -52,15 +52,15 @@ def share(num_right: int, num_asked: int) -> Estimate:
     return Estimate(value, min(value, max(0.0, middle - half)), max(value, min(1.0, middle + half)))
 
 
-def ratio(numerators: Sequence[int], denominators: Sequence[int], *, num_resamples: int = NUM_RESAMPLES) -> Estimate:
+def ratio(numerators: Sequence[float], denominators: Sequence[int], *, num_resamples: int = NUM_RESAMPLES) -> Estimate:
     """Sum over sum, with the interval in which resampled data would put it.
 
     Samples are drawn with replacement, numerator and denominator together, from a generator of fixed seed, so the same
     data always give the same interval.
 
     Args:
-        numerators: one per sample, for instance character errors.
-        denominators: one per sample, for instance characters; their sum is positive.
+        numerators: one per sample, for instance character errors or nats.
+        denominators: one per sample, for instance characters or tokens; their sum is positive.
         num_resamples: how often the data are resampled.
     """
     if len(numerators) != len(denominators) or sum(denominators) <= 0:

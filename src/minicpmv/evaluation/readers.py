@@ -21,7 +21,7 @@ from minicpmv.data.worlds.questions import READING
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.answering import Answered, answer_batch
 from minicpmv.evaluation.question import question
-from minicpmv.evaluation.tasks import Task
+from minicpmv.evaluation.tasks import AnswerTask
 from minicpmv.generation.loading import Loaded
 from minicpmv.media.image import load_image
 from minicpmv.messages import ImagePart
@@ -86,7 +86,7 @@ def tesseract_reader(*, page: bool = False) -> Reader:
     return read
 
 
-def read_beside(task: Task, answers: Sequence[Answered]) -> list[Answered]:
+def read_beside(task: AnswerTask, answers: Sequence[Answered]) -> list[Answered]:
     """What Tesseract makes of the questions of a reading task: the same pictures, or the regions that are asked for.
 
     Args:

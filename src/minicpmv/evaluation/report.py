@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from minicpmv.evaluation.perplexity import PerplexityScore
 from minicpmv.evaluation.scoring import TaskScore
 
 
@@ -18,7 +19,8 @@ class EvaluationReport:
         seed: which series of questions.
         batch_size: conversations answered at a time.
         max_new_tokens: longest answer.
-        scores: one per task.
+        scores: one per task that was answered.
+        perplexities: one per task whose true answers were weighed.
         tesseract: what Tesseract reached on the reading tasks, if it was asked.
         seconds: from the first question to the last answer.
         peak_memory_bytes: most memory that the process held; None where unknown.
@@ -33,6 +35,7 @@ class EvaluationReport:
     batch_size: int
     max_new_tokens: int
     scores: tuple[TaskScore, ...]
+    perplexities: tuple[PerplexityScore, ...]
     tesseract: tuple[TaskScore, ...]
     seconds: float
     peak_memory_bytes: int | None
@@ -43,9 +46,9 @@ class EvaluationReport:
         return asdict(self)
 
     def score(self, task: str) -> TaskScore:
-        """The score of one task, by its full name.
+        """The score of one task that was answered, by its full name.
 
         Raises:
-            KeyError: the task was not asked.
+            KeyError: the task was not answered.
         """
         return {score.task: score for score in self.scores}[task]

@@ -5,15 +5,17 @@ evaluate(load("folder"), ["lines", "clips.direction"]) -> EvaluationReport
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from minicpmv.errors import OptionError
-from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, answer_all
+from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, SureAnswer, answer_all, answer_surely_all
 from minicpmv.evaluation.memory import peak_gpu_memory_bytes, peak_memory_bytes
+from minicpmv.evaluation.perplexity import Loss, PerplexityScore, score_perplexity, weigh_all
 from minicpmv.evaluation.readers import read_beside, tesseract_reader
 from minicpmv.evaluation.report import EvaluationReport
-from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score
-from minicpmv.evaluation.tasks import DEFAULT_TASKS, Task, select_tasks
+from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score, score_inventions
+from minicpmv.evaluation.tasks import DEFAULT_TASKS, AnswerTask, LikelihoodTask, Task, select_tasks
 from minicpmv.generation.loading import Loaded
 
 
@@ -28,7 +30,11 @@ class Watcher(Protocol):
         """A batch of answers is there."""
         ...
 
-    def scored(self, score: TaskScore) -> None:
+    def weighed(self, task: Task, num_samples: int) -> None:
+        """A batch of true answers was weighed."""
+        ...
+
+    def scored(self, score: TaskScore | PerplexityScore) -> None:
         """A task is done."""
         ...
 
@@ -42,7 +48,10 @@ class _Nobody:
     def answered(self, task: Task, answers: Sequence[Answered]) -> None:
         pass
 
-    def scored(self, score: TaskScore) -> None:
+    def weighed(self, task: Task, num_samples: int) -> None:
+        pass
+
+    def scored(self, score: TaskScore | PerplexityScore) -> None:
         pass
 
 
@@ -57,14 +66,14 @@ def evaluate(
     tesseract: bool = False,
     watcher: Watcher | None = None,
 ) -> EvaluationReport:
-    """Ask a model questions whose answers are known.
+    """Ask a model questions whose answers are known, or let it weigh the true ones.
 
     Args:
         loaded: the model and its processor, from `minicpmv.generation.loading.load`.
         tasks: names or groups, see `minicpmv.evaluation.tasks`.
         num_samples: questions per task; None for each task's own number.
         seed: which series of questions; the same seed asks the same ones.
-        batch_size: conversations answered at a time.
+        batch_size: conversations at a time.
         max_new_tokens: longest answer.
         tesseract: Tesseract reads the same pictures of reading tasks in the same run.
         watcher: sees every task and every batch of answers.
@@ -78,24 +87,25 @@ def evaluate(
             raise OptionError(
                 f"{name} is too small for an evaluation.", remedy="Counts are 1 or more, seeds 0 or more."
             )
-    if any(task.is_reading for task in chosen):
+    if any(isinstance(task, AnswerTask) and task.is_reading for task in chosen):
         require_jiwer()
     watcher = watcher or _Nobody()
     began = time.perf_counter()
-    scores, beside = [], []
     if tesseract:
         tesseract_reader()
+    scores: list[TaskScore] = []
+    perplexities: list[PerplexityScore] = []
+    beside: list[TaskScore] = []
     for task in chosen:
         watcher.task(task, task.num_samples if num_samples is None else num_samples)
-        started = time.perf_counter()
-        answers: list[Answered] = []
-        questions = task.questions(seed, num_samples)
-        longest = task.longest or max_new_tokens
-        for batch in answer_all(loaded, questions, batch_size=batch_size, max_new_tokens=longest, think=task.think):
-            answers += batch
-            watcher.answered(task, batch)
-        scores.append(score(task, answers, time.perf_counter() - started))
-        watcher.scored(scores[-1])
+        asking = _Asking(loaded, seed, num_samples, batch_size, watcher)
+        if isinstance(task, LikelihoodTask):
+            perplexities.append(_weigh(asking, task))
+            watcher.scored(perplexities[-1])
+            continue
+        scored, answers = _answer(asking, task, max_new_tokens)
+        scores.append(scored)
+        watcher.scored(scored)
         if tesseract and task.is_reading:
             started = time.perf_counter()
             beside.append(score(task, read_beside(task, answers), time.perf_counter() - started))
@@ -108,8 +118,51 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         scores=tuple(scores),
+        perplexities=tuple(perplexities),
         tesseract=tuple(beside),
         seconds=time.perf_counter() - began,
         peak_memory_bytes=peak_memory_bytes(),
         peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How every task of an evaluation is asked."""
+
+    loaded: Loaded
+    seed: int
+    num_samples: int | None
+    batch_size: int
+    watcher: Watcher
+
+
+def _answer(asking: _Asking, task: AnswerTask, max_new_tokens: int) -> tuple[TaskScore, Sequence[Answered]]:
+    """Let the model answer, and score what it says."""
+    started = time.perf_counter()
+    questions = task.questions(asking.seed, asking.num_samples)
+    longest = task.longest or max_new_tokens
+    if task.cannot_be_known:
+        sure: list[SureAnswer] = []
+        for some in answer_surely_all(asking.loaded, questions, batch_size=asking.batch_size, max_new_tokens=longest):
+            sure += some
+            asking.watcher.answered(task, some)
+        return score_inventions(task, sure, time.perf_counter() - started), sure
+    answers: list[Answered] = []
+    for batch in answer_all(
+        asking.loaded, questions, batch_size=asking.batch_size, max_new_tokens=longest, think=task.think
+    ):
+        answers += batch
+        asking.watcher.answered(task, batch)
+    return score(task, answers, time.perf_counter() - started), answers
+
+
+def _weigh(asking: _Asking, task: LikelihoodTask) -> PerplexityScore:
+    """Let the model weigh true answers."""
+    started = time.perf_counter()
+    losses: list[Loss] = []
+    questions = task.questions(asking.seed, asking.num_samples)
+    for batch in weigh_all(asking.loaded, questions, batch_size=asking.batch_size):
+        losses += batch
+        asking.watcher.weighed(task, len(batch))
+    return score_perplexity(task.name, losses, time.perf_counter() - started)

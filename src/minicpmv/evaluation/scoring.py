@@ -2,17 +2,20 @@
 
 Only whitespace at both ends of an answer is forgiven; case and punctuation count. The character error rate (CER) is
 that of the whole task: all edits over all true characters. It is not capped, so one answer that does not end costs as
-many errors as it has characters too many.
+many errors as it has characters too many. Where nothing tells the answer, confident inventions are counted as well.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from minicpmv.errors import OptionError
-from minicpmv.evaluation.answering import Answered
+from minicpmv.evaluation.answering import Answered, SureAnswer
 from minicpmv.evaluation.intervals import Estimate, ratio, share
-from minicpmv.evaluation.tasks import Task
+from minicpmv.evaluation.tasks import AnswerTask
+
+CONFIDENT = 0.5
+"""Mean probability of its tokens above which an answer is confident. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,18 @@ class TaskScore:
     seconds: float
 
 
-def score(task: Task, answers: Sequence[Answered], seconds: float) -> TaskScore:
+@dataclass(frozen=True, slots=True)
+class InventionScore(TaskScore):
+    """How a model did where nothing tells the answer.
+
+    Attributes:
+        invented: share of answers that are not empty, not right, and confident (`CONFIDENT`).
+    """
+
+    invented: Estimate
+
+
+def score(task: AnswerTask, answers: Sequence[Answered], seconds: float) -> TaskScore:
     """The figures of one task.
 
     Args:
@@ -66,6 +80,27 @@ def score(task: Task, answers: Sequence[Answered], seconds: float) -> TaskScore:
         mean_tokens=sum(answered.num_tokens for answered in answers) / len(answers),
         seconds=seconds,
     )
+
+
+def score_inventions(task: AnswerTask, answers: Sequence[SureAnswer], seconds: float) -> InventionScore:
+    """The figures of a task whose answers cannot be known.
+
+    Args:
+        task: what was asked.
+        answers: all answers to it.
+        seconds: how long they took.
+
+    Raises:
+        OptionError: no answers, or reading without jiwer installed.
+    """
+    usual = score(task, answers, seconds)
+    invented = share(sum(is_invented(answered) for answered in answers), len(answers))
+    return InventionScore(**{item.name: getattr(usual, item.name) for item in fields(usual)}, invented=invented)
+
+
+def is_invented(answered: SureAnswer) -> bool:
+    """Whether an answer is there, wrong, and confident."""
+    return bool(answered.answer.strip()) and not is_right(answered) and answered.probability > CONFIDENT
 
 
 def is_right(answered: Answered) -> bool:

@@ -1,4 +1,7 @@
-"""What can be asked: every task by name, alone (`clips.direction`) or as a group (`clips`)."""
+"""What can be asked: every task by name, alone (`clips.direction`) or as a group (`clips`).
+
+An `AnswerTask` wants answers and a `LikelihoodTask` only weighs the true ones.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +14,11 @@ from minicpmv.data.drawn import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.scenes import SCENE_TASKS
 from minicpmv.errors import OptionError
-from minicpmv.evaluation.clips import clip_question
-from minicpmv.evaluation.drawn import ask_question, fact_question, page_question, reasoning_question, restore_question
+from minicpmv.evaluation.clips import OTHER_KINDS, clip_question, other_clip_question
+from minicpmv.evaluation.drawn import ask_question, fact_question, page_question, reasoning_question, text_question
 from minicpmv.evaluation.lines import line_question
 from minicpmv.evaluation.question import Question, question_generator
+from minicpmv.evaluation.restoring import known_question, restore_question, unknown_question
 from minicpmv.evaluation.scenes import scene_question
 
 DEFAULT_TASKS = ("lines", "clips")
@@ -31,20 +35,12 @@ class Task:
         name: group and kind.
         draw: makes a question.
         num_samples: questions asked by default.
-        is_reading: the answer is a text to copy, so that single characters are counted.
-        think: the model reasons before it answers.
-        longest: new tokens of an answer, reasoning included; None for the caller's own bound.
-        is_page: what is to be read is a page of several lines.
         series: tasks with the same series ask the same questions; the task's name if empty.
     """
 
     name: str
     draw: Callable[[Generator], Question]
     num_samples: int
-    is_reading: bool = False
-    think: bool = False
-    longest: int | None = None
-    is_page: bool = False
     series: str = ""
 
     def questions(self, seed: int, num_samples: int | None = None) -> Iterator[Question]:
@@ -58,37 +54,67 @@ class Task:
             yield self.draw(question_generator(seed, self.series or self.name, index))
 
 
-TASKS: tuple[Task, ...] = (
-    Task("lines.held_out_font", partial(line_question, fonts="held_out"), 400, is_reading=True),
-    Task("lines.training_fonts", partial(line_question, fonts="train"), 400, is_reading=True),
-    *(Task(f"clips.{kind}", partial(clip_question, kind=kind), 100) for kind in CLIP_TASKS),
+@dataclass(frozen=True, slots=True)
+class AnswerTask(Task):
+    """Questions that the model answers.
+
+    Attributes:
+        is_reading: the answer is a text to copy, so that single characters are counted.
+        think: the model reasons before it answers.
+        longest: new tokens of an answer, reasoning included; None for the caller's own bound.
+        is_page: what is to be read is a page of several lines.
+        cannot_be_known: nothing tells the answer, so that inventions are counted.
+    """
+
+    is_reading: bool = False
+    think: bool = False
+    longest: int | None = None
+    is_page: bool = False
+    cannot_be_known: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LikelihoodTask(Task):
+    """Questions whose true answers the model is asked to weigh; it writes nothing."""
+
+
+TASKS: tuple[AnswerTask | LikelihoodTask, ...] = (
+    AnswerTask("lines.held_out_font", partial(line_question, fonts="held_out"), 400, is_reading=True),
+    AnswerTask("lines.training_fonts", partial(line_question, fonts="train"), 400, is_reading=True),
+    *(AnswerTask(f"clips.{kind}", partial(clip_question, kind=kind), 100) for kind in CLIP_TASKS),
     *(
-        Task(f"clips_apart.{kind}", partial(clip_question, kind=kind, packing=1), 100, series=f"clips.{kind}")
+        AnswerTask(f"clips_apart.{kind}", partial(clip_question, kind=kind, packing=1), 100, series=f"clips.{kind}")
         for kind in CLIP_TASKS
     ),
-    *(Task(f"scenes.{kind}", partial(scene_question, kind=kind), 100) for kind in SCENE_TASKS),
+    *(AnswerTask(f"clips_other.{kind}", partial(other_clip_question, kind=kind), 100) for kind in OTHER_KINDS),
+    *(AnswerTask(f"scenes.{kind}", partial(scene_question, kind=kind), 100) for kind in SCENE_TASKS),
     *(
-        Task(
+        AnswerTask(
             f"pages.{kind}", partial(page_question, kind=kind), 100, is_reading=True, is_page=True, longest=PAGE_TOKENS
         )
         for kind in PAGE_KINDS
     ),
-    *(Task(f"ask.{kind}", partial(ask_question, kind=kind), 100) for kind in PAGE_KINDS),
+    *(AnswerTask(f"ask.{kind}", partial(ask_question, kind=kind), 100) for kind in PAGE_KINDS),
     *(
-        Task(f"restore.{level}", partial(restore_question, level=level), 100, is_reading=True, longest=PAGE_TOKENS)
+        AnswerTask(
+            f"restore.{level}", partial(restore_question, level=level), 100, is_reading=True, longest=PAGE_TOKENS
+        )
         for level in LEVELS
     ),
-    Task("reason.short", reasoning_question, 100, series="reason"),
-    Task("reason.long", reasoning_question, 100, series="reason", think=True, longest=REASONING_TOKENS),
-    Task("facts.open_book", partial(fact_question, open_book=True), 100),
-    Task("facts.closed_book", partial(fact_question, open_book=False), 100),
+    AnswerTask("restore.context", known_question, 100, is_reading=True, longest=PAGE_TOKENS),
+    AnswerTask("restore.nothing", unknown_question, 100, is_reading=True, longest=PAGE_TOKENS, cannot_be_known=True),
+    AnswerTask("reason.short", reasoning_question, 100, series="reason"),
+    AnswerTask("reason.long", reasoning_question, 100, series="reason", think=True, longest=REASONING_TOKENS),
+    AnswerTask("facts.open_book", partial(fact_question, open_book=True), 100),
+    AnswerTask("facts.closed_book", partial(fact_question, open_book=False), 100),
+    LikelihoodTask("perplexity", text_question, 300),
 )
 """All tasks. What is asked about was kept out of training; the name of a task of lines says in which fonts they are
 printed. `clips_apart` asks the questions of `clips` with every frame in a pack of its own, `reason.long` those of
-`reason.short`."""
+`reason.short`. `restore.context` and `restore.nothing` are covered regions whose text the page still tells, or not."""
 
 
-def select_tasks(names: Sequence[str] = DEFAULT_TASKS) -> tuple[Task, ...]:
+def select_tasks(names: Sequence[str] = DEFAULT_TASKS) -> tuple[AnswerTask | LikelihoodTask, ...]:
     """Tasks by full name or by group, each once, in the order of `TASKS`.
 
     Raises:

@@ -52,7 +52,7 @@ def load(model: str | Path | None = None, *, device: str = "auto", dtype: str = 
     """Load a checkpoint for answering.
 
     Args:
-        model: a folder, a hub id such as `openbmb/MiniCPM-V-4_5`, or None for the bundled nano.
+        model: a folder, a hub id such as `openbmb/MiniCPM-V-4_5`, or `nano` or None for the bundled one.
         device: `auto` takes all GPUs there are, or else the CPU; otherwise a torch device such as `cpu` or `cuda:1`.
         dtype: `auto` keeps the checkpoint's, except for nano on a CPU, which is faster in float32.
 
@@ -65,7 +65,7 @@ def load(model: str | Path | None = None, *, device: str = "auto", dtype: str = 
     if dtype not in DTYPES:
         raise OptionError(f"The dtype is {dtype!r}.", remedy=f"Choose one of {', '.join(DTYPES)}.")
     source = find_checkpoint(model)
-    is_bundled = model is None
+    is_bundled = is_bundled_name(model)
     if is_bundled and dtype == "auto" and place.type == "cpu":
         dtype = "float32"
     loaded = _read_model(source, device=place, spread=device == "auto", dtype=dtype)
@@ -95,7 +95,7 @@ def find_checkpoint(model: str | Path | None) -> str | Path:
     Raises:
         CheckpointNotFoundError: it can be neither.
     """
-    if model is None:
+    if model is None or is_bundled_name(model):
         return bundled_folder()
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -110,6 +110,11 @@ def find_checkpoint(model: str | Path | None) -> str | Path:
             f"There is no folder '{model}'.", remedy="Name a local folder or a hub id such as openbmb/MiniCPM-V-4_5."
         )
     return text
+
+
+def is_bundled_name(model: str | Path | None) -> bool:
+    """Whether the bundled nano is meant: by no name, or by its own where no folder is called so."""
+    return model is None or (str(model) == BUNDLED and not Path(BUNDLED).exists())
 
 
 def _read_model(

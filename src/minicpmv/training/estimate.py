@@ -18,7 +18,6 @@ from minicpmv.processing.budget import ModelNumbers
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.token_loss import TARGETS_PER_CHUNK
 
-
 BYTES_OF_4_BITS = 0.516
 """Of a weight with its share of the scales, themselves in 8 bits. Source: arXiv 2305.14314, section 3."""
 

@@ -2,9 +2,9 @@
 
     JoinRecipe(llm, vpm) -> join_parts -> folder with a model whose resampler is blank
 
-Where pre-training begins. The report starts from Qwen3-8B and SigLIP2-400M (arXiv 2509.18154, section 2.1); what it does
-with their vocabulary and position table is not said. Ours: a token that both vocabularies spell alike keeps its row,
-any other begins as the mean of all rows taken over; the position table is resized by bicubic interpolation.
+Where pre-training begins. The report starts from Qwen3-8B and SigLIP2-400M (arXiv 2509.18154, section 2.1); what it
+does with their vocabulary and position table is not said. Ours: a token that both vocabularies spell alike keeps its
+row, any other begins as the mean of all rows taken over; the position table is resized by bicubic interpolation.
 """
 
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from minicpmv.errors import CheckpointNotFoundError, OptionError
-from minicpmv.generation.loading import BUNDLED, find_checkpoint, read_config, read_processor
+from minicpmv.generation.loading import find_checkpoint, is_bundled_name, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -135,10 +135,8 @@ def find_start(start: str, folder: Path) -> str | Path:
     Raises:
         CheckpointNotFoundError: nothing is there.
     """
-    if start == BUNDLED:
-        return find_checkpoint(None)
     before = folder.absolute().parent / start / "model"
-    if re.fullmatch(r"\w+", start) and not Path(start).exists() and not before.is_dir():
+    if not is_bundled_name(start) and re.fullmatch(r"\w+", start) and not Path(start).exists() and not before.is_dir():
         raise CheckpointNotFoundError(
             f"This stage goes on from {start}, and there is no {before}.",
             remedy=f"Run `minicpmv train {start}` before, or start from another model with --model.",

@@ -42,6 +42,29 @@ def test_answers_can_be_recorded_one_a_line(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_perplexity_is_no_percentage(toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(toy_folder, "--tasks", "perplexity", "--samples", 3, "--answers", tmp_path / "a.jsonl") == 0
+    said = capsys.readouterr()
+    (row,) = [line.split() for line in said.out.splitlines() if line.split()[:1] == ["perplexity"]][-1:]
+    assert row[1] == "3"
+    assert float(row[3]) > 100
+    assert "right, %" not in said.out
+    assert "per token" in said.err
+
+
+def test_answers_that_cannot_be_known_are_recorded_with_their_probability(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    tasks = "restore.nothing,scenes.colour"
+    assert evaluate(toy_folder, "--tasks", tasks, "--samples", 2, "--answers", file) == 0
+    said = capsys.readouterr()
+    assert "invented, %" in said.out
+    assert "confidently invented" in said.err
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [("probability" in line) for line in lines] == [line["task"] == "restore.nothing" for line in lines]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

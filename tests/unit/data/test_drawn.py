@@ -5,12 +5,13 @@ import pytest
 
 from minicpmv.data.corruption.calibration import Calibration, Curve
 from minicpmv.data.corruption.operators import FILLS, OPERATORS
-from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Studio, ask, read, reason, restore
+from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Studio, ask, clips, read, reason, restore
 from minicpmv.data.mixture import Branch, DrawnFeed, Mixture
 from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.clips import render_clip
 from minicpmv.data.worlds.words import is_held_out
 from minicpmv.errors import OptionError
-from minicpmv.messages import ImagePart
+from minicpmv.messages import ImagePart, VideoPart
 
 TRAIN, HELD_OUT = Studio.open("train"), Studio.open("held_out")
 CALIBRATION = Calibration(
@@ -82,3 +83,49 @@ def test_drawn_samples_are_a_feed_of_a_mixture() -> None:
     assert set(names) == {"read", "ask"}
     assert all(isinstance(sample, Sample) for sample in samples)
     assert len({sample.key for sample in samples}) == 12
+
+
+def frames_of(sample: Sample) -> int:
+    part = sample.messages[0].parts[0]
+    assert isinstance(part, VideoPart)
+    assert part.frames is not None
+    assert part.timestamps is not None
+    assert len(part.timestamps) == len(part.frames)
+    return len(part.frames)
+
+
+def test_clips_have_as_many_frames_as_asked_or_as_their_question_needs() -> None:
+    draw = clips(TRAIN, num_frames=[2, 5])
+    seen = {}
+    for seed in range(150):
+        sample = draw(np.random.default_rng(seed), str(seed))
+        seen.setdefault(sample.metadata["task"], set()).add(frames_of(sample))
+    assert seen["speed"] == {4, 5}
+    assert seen["scroll"] == {3, 4, 5}
+    assert set.union(*seen.values()) == {2, 3, 4, 5}
+    assert len(seen) == 12
+
+
+def test_one_number_of_frames_draws_the_clips_it_always_drew() -> None:
+    for number in (6, [6, 6]):
+        sample = clips(TRAIN, tasks=["colour_first"], num_frames=number)(np.random.default_rng(1), "")
+        clip_generator = np.random.default_rng(1)
+        clip_generator.random()
+        clip = render_clip(clip_generator, task="colour_first", faces=TRAIN.faces)
+        assert sample.messages[1].text == clip.answer
+        assert sample.messages[0].parts[0].timestamps == clip.times_s  # type: ignore[union-attr]
+
+
+def test_words_that_run_by_are_of_the_studios_split() -> None:
+    for studio in (TRAIN, HELD_OUT):
+        for seed in range(20):
+            sample = clips(studio, tasks=["scroll"])(np.random.default_rng(seed), "")
+            assert is_held_out(sample.messages[1].text) == (studio is HELD_OUT)
+
+
+@pytest.mark.parametrize("number", [0, 13, [3], [5, 4], [0, 4], [2, 13]])
+def test_numbers_of_frames_that_make_no_sense_are_refused(number: int | list[int]) -> None:
+    with pytest.raises(OptionError, match="num_frames"):
+        clips(TRAIN, num_frames=number)
+    with pytest.raises(OptionError, match="not a clip task"):
+        clips(TRAIN, tasks=["weather"])

@@ -6,8 +6,9 @@ import pytest
 
 from minicpmv.errors import ContextLengthError, OptionError
 from minicpmv.evaluation.answering import Answered, answer_all, answer_batch
+from minicpmv.evaluation.perplexity import PerplexityScore
 from minicpmv.evaluation.run import evaluate
-from minicpmv.evaluation.scoring import TaskScore
+from minicpmv.evaluation.scoring import InventionScore, TaskScore
 from minicpmv.evaluation.tasks import Task, select_tasks
 from minicpmv.generation.chat import Assistant
 from minicpmv.generation.loading import Loaded, load
@@ -31,7 +32,10 @@ class Notes:
     def answered(self, task: Task, answers: Sequence[Answered]) -> None:
         self.said.append((task.name, len(answers)))
 
-    def scored(self, score: TaskScore) -> None:
+    def weighed(self, task: Task, num_samples: int) -> None:
+        self.said.append((task.name, num_samples))
+
+    def scored(self, score: TaskScore | PerplexityScore) -> None:
         self.said.append((score.task, score.num_samples))
 
 
@@ -74,6 +78,24 @@ def test_a_report_says_what_was_asked_how_it_went_and_what_it_cost(toy: Loaded) 
     assert report.num_parameters == toy.model.num_parameters()
     assert report.peak_memory_bytes is None or report.peak_memory_bytes > 50e6
     assert json.loads(json.dumps(report.to_dict()))["scores"][0]["task"] == "lines.held_out_font"
+
+
+def test_perplexity_and_inventions_are_figures_of_the_same_report(toy: Loaded) -> None:
+    notes = Notes()
+    tasks = ["perplexity", "restore.context", "restore.nothing"]
+    report = evaluate(toy, tasks, num_samples=3, batch_size=2, max_new_tokens=4, watcher=notes)
+    assert notes.said == [(name, num) for name in (*tasks[1:], tasks[0]) for num in (3, 2, 1, 3)]
+    known, unknown = report.scores
+    assert not isinstance(known, InventionScore)
+    assert isinstance(unknown, InventionScore)
+    (perplexity,) = report.perplexities
+    assert (perplexity.task, perplexity.num_samples) == ("perplexity", 3)
+    assert perplexity.num_tokens > 3
+    assert perplexity.perplexity.value > 100  # weights are random, and there are 256 bytes
+    written = json.loads(json.dumps(report.to_dict()))
+    assert written["perplexities"][0]["perplexity"]["value"] == perplexity.perplexity.value
+    assert written["scores"][1]["invented"]["value"] == unknown.invented.value
+    assert "invented" not in written["scores"][0]
 
 
 def test_the_same_seed_gives_the_same_figures_in_any_batch_size(toy: Loaded) -> None:

@@ -4,13 +4,19 @@ import jiwer
 import pytest
 
 from minicpmv.errors import OptionError
-from minicpmv.evaluation.answering import Answered
+from minicpmv.evaluation.answering import Answered, SureAnswer
 from minicpmv.evaluation.question import Question
-from minicpmv.evaluation.scoring import character_errors, is_right, require_jiwer, score
-from minicpmv.evaluation.tasks import select_tasks
+from minicpmv.evaluation.scoring import character_errors, is_invented, is_right, require_jiwer, score, score_inventions
+from minicpmv.evaluation.tasks import AnswerTask, select_tasks
 
-(READING,) = select_tasks(["lines.held_out_font"])
-(CHOOSING,) = select_tasks(["clips.direction"])
+
+def task_named(name: str) -> AnswerTask:
+    (task,) = select_tasks([name])
+    assert isinstance(task, AnswerTask)
+    return task
+
+
+READING, CHOOSING, UNKNOWN = map(task_named, ("lines.held_out_font", "clips.direction", "restore.nothing"))
 
 
 def answered(truth: str, answer: str, *, was_cut: bool = False) -> Answered:
@@ -46,6 +52,27 @@ def test_a_choice_has_no_error_rate_but_tells_what_a_blind_answer_reaches() -> N
     result = score(CHOOSING, answers, 1.0)
     assert result.cer is None
     assert (result.num_samples, result.right.value, result.one_answer) == (4, 0.5, 0.5)
+
+
+def sure(truth: str, answer: str, probability: float) -> SureAnswer:
+    return SureAnswer(Question((), truth), answer, was_cut=False, num_tokens=3, probability=probability)
+
+
+@pytest.mark.parametrize(
+    ("answer", "probability", "invented"),
+    [("12-3", 0.9, True), ("12-3", 0.5, False), ("12-3", 0.2, False), ("640-36", 0.9, False), (" \n", 0.9, False)],
+)
+def test_an_invention_is_there_wrong_and_confident(answer: str, probability: float, invented: bool) -> None:
+    assert is_invented(sure("640-36", answer, probability)) is invented
+
+
+def test_inventions_are_a_share_of_all_that_was_asked_beside_the_usual_figures() -> None:
+    answers = [sure("a1b2", "c3", 0.8), sure("d4e5", "", 0.0), sure("f6g7", "h8", 0.1), sure("i9j0", "i9j0", 0.9)]
+    result = score_inventions(UNKNOWN, answers, 1.0)
+    assert (result.task, result.num_samples, result.right.value) == ("restore.nothing", 4, 0.25)
+    assert result.cer == score(UNKNOWN, answers, 1.0).cer
+    assert result.invented.value == 0.25
+    assert result.invented.low < 0.25 < result.invented.high
 
 
 def test_a_missing_jiwer_is_told_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,16 @@ def test_a_folder_becomes_a_model_in_eval_mode_with_its_processor(toy_folder: Pa
     assert loaded.processor.image_processor.scale_resolution == 112
 
 
+def test_the_bundled_model_has_a_name_unless_a_folder_is_called_so(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("nano") == find_checkpoint(None) == bundled_folder()
+    shutil.copytree(toy_folder, tmp_path / "nano")
+    assert find_checkpoint("nano") == Path("nano")
+    assert not load("nano", device="cpu").is_bundled
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "nowhere", "a/b/c", "~/nowhere", Path("nowhere")])
 def test_a_folder_that_is_not_there_is_said_so(
     name: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,8 +5,8 @@
 Strengths are relative to the height of the text, so that the same number means about the same for small and large
 print. How much of the text can still be read at a strength is not said here but measured (`calibration.py`).
 
-Source: families are ours; the report (arXiv 2509.18154, section 2.2.3 and figure 2) shows noise, blur and blank boxes and
-gives no parameters. SynthDoG's ranges (noise 0 to 8, blur 0 to 1.5, JPEG 50 to 95) lie near the mild end of these.
+Source: families are ours; the report (arXiv 2509.18154, section 2.2.3 and figure 2) shows noise, blur and blank boxes
+and gives no parameters. SynthDoG's ranges (noise 0 to 8, blur 0 to 1.5, JPEG 50 to 95) lie near the mild end of these.
 """
 
 from collections.abc import Callable, Mapping

@@ -30,6 +30,9 @@ LEAST_STEP_PX = 19
 SHEET_SIZES_PX = (9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 26, 28, 30, 32, 36, 40)
 """Font sizes that are really drawn; all others come from these by resizing. Few sizes keep the glyph cache small."""
 
+PARAGRAPH_LINES = 5
+"""Most lines of a paragraph in the towers' stages; fewer where the picture is low."""
+
 _RESIZED_SHARE = 0.5
 _LINE_HEIGHT = 1.35  # times the font size, ascenders and descenders included
 
@@ -70,6 +73,12 @@ def render_line(
     largest = max(MIN_SIZE_PX, largest)
     wanted = MIN_SIZE_PX + generator.random() * (largest - MIN_SIZE_PX)
     return print_lines(generator, lines, face=face, size_px=wanted, size=size)
+
+
+def lines_that_fit(generator: Generator, size: tuple[int, int], most: int) -> int:
+    """A number of lines, each as likely as the next, at most so many and no more than fit at the smallest size."""
+    fitting = min(most, size[0] // LEAST_STEP_PX)
+    return 1 if fitting <= 1 else 1 + int(generator.random() * fitting)
 
 
 def print_lines(

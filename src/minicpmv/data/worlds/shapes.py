@@ -1,4 +1,4 @@
-"""Colours, shapes and digits with one plain name each, and how they look on a picture.
+"""Colours, shapes and numbers with one plain name each, and how they look on a picture.
 
     Thing(kind, colour, x, y, radius) -> coverage mask -> coloured on a background that no named colour resembles
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.glyphs import glyph_sheet
+from minicpmv.data.worlds.glyphs import glyph_sheet, text_extent
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 35, 40),
@@ -44,7 +44,10 @@ _DIGIT_SIZES_PX = (24, 28, 32, 36, 40, 48)
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A shape or digit at a place: `x` and `y` run from 0 to 1 over the range where it is wholly visible."""
+    """A shape or number at a place: `x` and `y` run from 0 to 1 over the range where it is wholly visible.
+
+    `kind` is one of `SHAPES`, or a number in digits.
+    """
 
     kind: str
     colour: str
@@ -107,11 +110,16 @@ def draw_things(generator: Generator, things: Sequence[Thing], style: Style) -> 
     levels = style.background.copy()
     height, width, _ = levels.shape
     for thing in things:
-        stamp = _coverage(thing.kind, style)
-        rows, columns = stamp.shape
-        left, top = _corner(thing, stamp, height, width)
-        region = levels[top : top + rows, left : left + columns]
-        region += (style.colours[thing.colour] - region) * stamp[:, :, None]
+        for stamp in _stamps(thing, style, height, width):
+            rows, columns = stamp.coverage.shape
+            region = levels[stamp.top : stamp.top + rows, stamp.left : stamp.left + columns]
+            region += (style.colours[thing.colour] - region) * stamp.coverage[:, :, None]
+    return with_grain(generator, levels, style)
+
+
+def with_grain(generator: Generator, levels: NDArray[np.float32], style: Style) -> NDArray[np.uint8]:
+    """The picture uint8 that levels float32 [height, width, 3] make with the style's grain; `levels` may change."""
+    height, width, _ = levels.shape
     if style.noise:
         levels += generator.standard_normal((height, width, 1), dtype=np.float32) * np.float32(style.noise)
     return np.clip(levels, 0, 255).astype(np.uint8)
@@ -138,20 +146,43 @@ def thing_targets(
     most = np.full(rows * columns, 0.2, np.float32)
     names, kinds = tuple(COLOURS), (*SHAPES, *DIGITS)
     for thing in things:
-        ink = np.zeros((height, width), dtype=np.float32)
-        stamp = _coverage(thing.kind, style)
-        left, top = _corner(thing, stamp, height, width)
-        ink[top : top + stamp.shape[0], left : left + stamp.shape[1]] = stamp
-        shares = np.asarray(Image.fromarray(ink).resize((columns, rows), Image.Resampling.BOX)).flatten()
-        targets[shares > most] = (1 + names.index(thing.colour), 1 + kinds.index(thing.kind))
-        most = np.maximum(most, shares)
+        for stamp in _stamps(thing, style, height, width):
+            ink = np.zeros((height, width), dtype=np.float32)
+            tall, wide = stamp.coverage.shape
+            ink[stamp.top : stamp.top + tall, stamp.left : stamp.left + wide] = stamp.coverage
+            shares = np.asarray(Image.fromarray(ink).resize((columns, rows), Image.Resampling.BOX)).flatten()
+            targets[shares > most] = (1 + names.index(thing.colour), 1 + kinds.index(stamp.kind))
+            most = np.maximum(most, shares)
     return targets
 
 
-def _corner(thing: Thing, stamp: NDArray[np.float32], height: int, width: int) -> tuple[int, int]:
-    """Left and top of a thing's bounding square in px."""
-    rows, columns = stamp.shape
-    return round(thing.x * (width - columns)), round(thing.y * (height - rows))
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A shape, or one digit of a number: the share of each pixel that it covers, and its corner in px."""
+
+    kind: str
+    coverage: NDArray[np.float32]
+    left: int
+    top: int
+
+
+def _stamps(thing: Thing, style: Style, height: int, width: int) -> list[_Stamp]:
+    """A thing in pieces: a shape is one, a number has one per digit."""
+    if not thing.kind.isdigit():
+        stamp = _coverage(thing.kind, style)
+        rows, columns = stamp.shape
+        return [_Stamp(thing.kind, stamp, round(thing.x * (width - columns)), round(thing.y * (height - rows)))]
+    size_px = min(_DIGIT_SIZES_PX, key=lambda px: abs(px - 2.6 * style.radius_px))
+    sheet = glyph_sheet(style.face, size_px)
+    left, top, right, bottom = text_extent(sheet, thing.kind)
+    x, y = round(thing.x * (width - (right - left))) - left, round(thing.y * (height - (bottom - top))) - top
+    stamps, pen = [], 0.0
+    for digit in thing.kind:
+        glyph = sheet[ord(digit) - 32]
+        ink = glyph.ink.astype(np.float32) / np.float32(255)
+        stamps.append(_Stamp(digit, ink, x + round(pen) + glyph.left, y + glyph.top))
+        pen += glyph.advance
+    return stamps
 
 
 def _jittered(generator: Generator, name: str) -> NDArray[np.float32]:
@@ -161,10 +192,7 @@ def _jittered(generator: Generator, name: str) -> NDArray[np.float32]:
 
 
 def _coverage(kind: str, style: Style) -> NDArray[np.float32]:
-    """Share of each pixel that the thing covers, float32 [rows, columns] of its bounding square."""
-    if kind in DIGITS:
-        size_px = min(_DIGIT_SIZES_PX, key=lambda px: abs(px - 2.6 * style.radius_px))
-        return glyph_sheet(style.face, size_px)[ord(kind) - 32].ink.astype(np.float32) / np.float32(255)
+    """Share of each pixel that a shape covers, float32 [rows, columns] of its bounding square."""
     side = 2 * style.radius_px
     big = Image.new("L", (side * _OVERSAMPLING, side * _OVERSAMPLING))
     draw = ImageDraw.Draw(big)

@@ -43,7 +43,9 @@ def copy_pair(generator: Generator, split: Split = "train", *, max_words: int = 
     return TextPair(text, ask(generator, READING), text, READING)
 
 
-def symbolic_clip(generator: Generator, task: str, *, num_frames: int = 6, full: bool = False) -> TextPair:
+def symbolic_clip(
+    generator: Generator, task: str, *, num_frames: int = 6, full: bool = False, split: Split = "train"
+) -> TextPair:
     """A clip's question about the clip in words.
 
     Args:
@@ -51,8 +53,9 @@ def symbolic_clip(generator: Generator, task: str, *, num_frames: int = 6, full:
         task: one of `clips.CLIP_TASKS`.
         num_frames: frames described.
         full: colour, kind and place of every frame instead of only what the question is about.
+        split: whose words run by.
     """
-    plan = plan_clip(generator, task, num_frames)
+    plan = plan_clip(generator, task, num_frames, split)
     return TextPair(plan.description if full else plan.symbolic, plan.question, plan.answer, task)
 
 
@@ -67,7 +70,7 @@ def text_pair(generator: Generator, split: Split = "train", *, most_lines: int =
 
     Args:
         generator: source of randomness.
-        split: vocabulary of what is copied.
+        split: vocabulary of what is copied and of words that run by.
         most_lines: what is copied has one line, or any number up to this one.
     """
     if generator.random() < _COPY_SHARE:
@@ -77,7 +80,7 @@ def text_pair(generator: Generator, split: Split = "train", *, most_lines: int =
     if task >= len(CLIP_TASKS):
         return symbolic_scene(generator, SCENE_TASKS[task - len(CLIP_TASKS)])
     full = generator.random() < _FULL_DESCRIPTION_SHARE
-    return symbolic_clip(generator, CLIP_TASKS[task], full=full)
+    return symbolic_clip(generator, CLIP_TASKS[task], full=full, split=split)
 
 
 def tokenizer_corpus(generator: Generator, num: int) -> Iterator[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, lines_that_fit, render_line
 from minicpmv.data.worlds.questions import READING, ask
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.strips import patch_targets
@@ -39,6 +39,9 @@ from minicpmv.training.towers.recipe import StageRecipe
 
 STILL = ((-1,),)
 """Time ids of a picture: one pack of one frame without a time."""
+REPEATED_LINES = 6
+"""Most lines of a text that is to be repeated, in the world of several."""
+
 _IGNORED = -100
 Picture = NDArray[np.uint8]
 
@@ -54,7 +57,7 @@ class Exchange:
         prompt: the text after the picture.
         answer: what to say.
         labels: what is in the patches of all frames, where known.
-        letters: int64 [queries, thirds] letters where each query looks, where known.
+        letters: int64 [queries, places] letters where each query looks, where known.
         is_symbolic: the model is given codes of `letters` instead of the picture.
     """
 
@@ -261,15 +264,15 @@ World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
 """Draws exchanges: source of randomness, faces, how many, queries of the resampler."""
 
 
-def lines_of(*, is_symbolic: bool) -> World:
-    """A world of printed lines on a canvas drawn for the whole batch."""
-    name = "slots" if is_symbolic else "lines"
+def lines_of(name: str, most: int, *, is_symbolic: bool) -> World:
+    """A world of printed lines, at most so many below each other, on a canvas drawn for the whole batch."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
         size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
         exchanges = []
         for _ in range(count):
-            line = render_line(generator, faces=faces, split="train", size=size)
+            num_lines = lines_that_fit(generator, size, most)
+            line = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
             labels = PatchLabels.of_text(patch_targets(line.characters, *size))
             letters = letters_in_slots(line.characters, num_queries)
             question = ask(generator, READING)
@@ -317,14 +320,21 @@ def _texts(generator: Generator, faces: Sequence[Face], count: int, num_queries:
     return [Exchange("texts", (), (), pair.prompt, pair.answer) for pair in pairs]
 
 
+def _repeat(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
+    pairs = [text_pair(generator, most_lines=REPEATED_LINES) for _ in range(count)]
+    return [Exchange("repeat", (), (), pair.prompt, pair.answer) for pair in pairs]
+
+
 WORLDS: Mapping[str, World] = {
-    "lines": lines_of(is_symbolic=False),
-    "slots": lines_of(is_symbolic=True),
+    "lines": lines_of("lines", 1, is_symbolic=False),
+    "paragraphs": lines_of("paragraphs", PARAGRAPH_LINES, is_symbolic=False),
+    "slots": lines_of("slots", PARAGRAPH_LINES, is_symbolic=True),
     "scenes": _scenes,
     "clips": clips_of(CLIP_TASKS, "clips"),
     "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),
     "clips_direction": clips_of(("direction",), "clips_direction"),
     "copies": _copies,
     "texts": _texts,
+    "repeat": _repeat,
 }
 """Sources of exchanges by the name that recipes use."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, lines_that_fit, render_line
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
@@ -56,7 +56,7 @@ def split_counts(generator: Generator, weights: Mapping[str, float], total: int)
 class LabelledPicture:
     """A picture uint8 [height, width, 3] whose patches are known.
 
-    `letters` are int64 [queries, thirds] as `reading_slots.letters_in_slots` says; None for a picture without text.
+    `letters` are int64 [queries, places] as `reading_slots.letters_in_slots` says; None for a picture without text.
     """
 
     image: NDArray[np.uint8]
@@ -124,17 +124,20 @@ def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
     return draw
 
 
-def _lines(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-    size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
-    lines = [render_line(generator, faces=faces, split="train", size=size) for _ in range(count)]
-    return [
-        LabelledPicture(
-            line.image,
-            PatchLabels.of_text(patch_targets(line.characters, *size)),
-            letters_in_slots(line.characters, num_queries),
-        )
-        for line in lines
-    ]
+def lines_of(most: int) -> "PictureWorld":
+    """A world of pictures of lines, at most so many below each other, all of a batch in one of the sizes."""
+
+    def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
+        size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
+        pictures = []
+        for _ in range(count):
+            num_lines = lines_that_fit(generator, size, most)
+            lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
+            labels = PatchLabels.of_text(patch_targets(lines.characters, *size))
+            pictures.append(LabelledPicture(lines.image, labels, letters_in_slots(lines.characters, num_queries)))
+        return pictures
+
+    return draw
 
 
 def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
@@ -149,7 +152,8 @@ PictureWorld = Callable[[Generator, Sequence[Face], int, int], list[LabelledPict
 READABLE: dict[str, PictureWorld] = {
     "strips": strips_of(STRIP_SIZES),
     "sheets": strips_of(LINE_SIZES),
-    "lines": _lines,
+    "lines": lines_of(1),
+    "paragraphs": lines_of(PARAGRAPH_LINES),
     "scenes": _scenes,
 }
 """Sources of labelled pictures by the name that recipes use; sheets are as large as what the tower is asked about."""

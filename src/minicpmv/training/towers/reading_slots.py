@@ -2,9 +2,12 @@
 
     character boxes -> which letters lie where each query looks -> codes -> features [queries, d_llm]
 
+A fresh query looks at two patches, one above the other, each of which has three places for letters side by side. On a
+page the two hold letters of different rows, so all six places have codes of their own.
+
 A blank resampler and a blank language model have to find a common language, and from the answers alone that takes
 long: each sees only the other's noise. So the language is fixed first. `SlotCodes` holds one vector per letter and
-third of a patch; the language model learns to read *made-up* features, sums of such vectors, laid out as the
+place; the language model learns to read *made-up* features, sums of such vectors, laid out as the
 resampler's queries are. Then the resampler has a target of its own: the sum for the letters where its query looks.
 
 Source: ours; the idea that a small model should read symbols before pixels is measured in docs/log.md.
@@ -27,8 +30,11 @@ from minicpmv.training.towers.patch_reading import counted_slots
 THIRDS = 3
 """Places for letters in the width of a patch."""
 
+PLACES = 2 * THIRDS
+"""Of a slot: the thirds of the upper patch, then those of the lower one."""
+
 UNCLEAR = -1
-"""In the place of a letter: letters of two rows of text share the slot, and nobody says which one is meant."""
+"""In the place of a letter: letters of two rows of text share the place, and nobody says which one is meant."""
 
 _SAME_ROW_PX = 9
 """Centres of two letters of one row lie within this height; rows of the smallest print are further apart."""
@@ -38,7 +44,7 @@ SHARPNESS = 8.0
 
 
 class SlotCodes(nn.Module):
-    """A vector for every letter in every third of a slot.
+    """A vector for every letter in every place of a slot.
 
     Args:
         width: d_llm.
@@ -47,18 +53,18 @@ class SlotCodes(nn.Module):
 
     def __init__(self, width: int, rms: float) -> None:
         super().__init__()
-        self.codes = nn.Embedding(THIRDS * NUM_CHARACTERS, width)
+        self.codes = nn.Embedding(PLACES * NUM_CHARACTERS, width)
         nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
 
     def forward(self, letters: Tensor) -> Tensor:
-        """int64 [packs, queries, thirds] to features [packs, queries, d_llm]; what is unclear is left empty."""
-        offsets = torch.arange(THIRDS, device=letters.device) * NUM_CHARACTERS
+        """int64 [packs, queries, places] to features [packs, queries, d_llm]; what is unclear is left empty."""
+        offsets = torch.arange(PLACES, device=letters.device) * NUM_CHARACTERS
         features: Tensor = self.codes(letters.clamp(min=0) + offsets).sum(-2)
         return features
 
 
 def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, patch: int = 14) -> NDArray[np.int64]:
-    """Which letter lies in each third of the place where each query begins to look.
+    """Which letter lies in each place where each query begins to look.
 
     Args:
         characters: boxes in px of the picture as the tower sees it.
@@ -66,18 +72,19 @@ def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, pa
         patch: side of a patch, in px.
 
     Returns:
-        int64 [queries, thirds]; 0 = none, `UNCLEAR`, else the code minus 32. A letter belongs where its centre lies; of
-        two in the same third of one row of text the later one stays.
+        int64 [queries, places]; 0 = none, `UNCLEAR`, else the code minus 32. A letter belongs where its centre lies; of
+        two of one row of text in the same place the later one stays.
     """
-    owner = {place: index for index, pair in reversed(list(enumerate(looking_places(num_queries)))) for place in pair}
-    letters = np.zeros((num_queries, THIRDS), dtype=np.int64)
+    pairs = reversed(list(enumerate(looking_places(num_queries))))
+    owner = {patch: (index, half) for index, pair in pairs for half, patch in enumerate(pair)}
+    letters = np.zeros((num_queries, PLACES), dtype=np.int64)
     heights: dict[tuple[int, int], float] = {}
     for char, x0, y0, x1, y1 in characters:
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
         slot = owner.get((int(y // patch), int(x // patch))) if x >= 0 and y >= 0 else None
         if slot is None or char == " ":
             continue
-        place = slot, int(x % patch * THIRDS / patch)
+        place = slot[0], slot[1] * THIRDS + int(x % patch * THIRDS / patch)
         is_clear = abs(heights.setdefault(place, y) - y) <= _SAME_ROW_PX
         letters[place] = ord(char) - 32 if is_clear and letters[place] != UNCLEAR else UNCLEAR
     return letters
@@ -98,15 +105,15 @@ def slot_tensors(letters: Sequence[NDArray[np.int64]], packs: Sequence[int], gen
 
 
 def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, float]:
-    """Which letters a feature is closest to: cross-entropy over the codes of each third.
+    """Which letters a feature is closest to: cross-entropy over the codes of each place.
 
     A squared distance was tried first: a tower that was trained to classify gives logits, and no linear map of logits
     is near a code. Being closer to the right code than to the others is what the language model needs, and can be had.
 
     Args:
         features: [packs, queries, d_llm] from the resampler.
-        codes: [thirds * letters, d_llm], the table of `SlotCodes`.
-        letters: int64 [packs, queries, thirds].
+        codes: [places * letters, d_llm], the table of `SlotCodes`.
+        letters: int64 [packs, queries, places].
         counted: bool like `letters`, which of them enter the loss.
 
     Returns:
@@ -115,8 +122,8 @@ def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor)
     table = codes.detach().float()
     # A matching code scores SHARPNESS, an unrelated one about zero.
     scores = features.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
-    by_third = scores.unflatten(-1, (THIRDS, NUM_CHARACTERS))
-    loss = F.cross_entropy(by_third[counted], letters[counted])
+    by_place = scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
+    loss = F.cross_entropy(by_place[counted], letters[counted])
     present = letters > 0
-    right = (by_third.argmax(-1) == letters)[present].float().mean().item()
+    right = (by_place.argmax(-1) == letters)[present].float().mean().item()
     return loss, right

@@ -9,6 +9,7 @@ import torch
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.recipes.loader import load_towers
 from minicpmv.training.towers.objectives import READABLE, ReadPatches
+from minicpmv.training.towers.reading_slots import PLACES
 from minicpmv.training.towers.recipe import TowersRecipe
 from minicpmv.training.towers.run import build_learner
 
@@ -35,7 +36,7 @@ def test_only_pictures_of_text_have_letters_in_slots(recipe: TowersRecipe) -> No
     of_things = owner[(batch["thing_targets"] > 0).any(-1)].unique()
     assert len(of_things)
     assert not set(of_things.tolist()) & set(batch["lettered"].tolist())
-    assert batch["letters"].shape == (len(batch["lettered"]), 64, 3)
+    assert batch["letters"].shape == (len(batch["lettered"]), 64, PLACES)
 
 
 def test_without_a_slot_loss_no_slots_are_made(recipe: TowersRecipe) -> None:
