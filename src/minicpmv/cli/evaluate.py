@@ -29,12 +29,17 @@ def evaluate(
         typer.Argument(metavar="[MODEL]", help="A local folder or a hub id. Without it: the bundled nano model."),
     ] = None,
     tasks: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Groups (lines, clips, clips_apart, clips_other, scenes, pages, ask, restore, reason, facts, "
-            "perplexity), or single ones such as clips.direction; separated by commas."
+            "perplexity), or single ones such as clips.direction; separated by commas. Default: all of "
+            "them, or none beside --data."
         ),
-    ] = "lines,clips",
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Ask the questions of this file or folder (as for `train --data`); repeatable."),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -54,20 +59,23 @@ def evaluate(
     dtype: shared.Dtype = "auto",
     as_json: shared.Json = False,
 ) -> None:
-    """Score a model on questions with known answers: held-out printed lines, and clips in one frame pack."""
+    """Score a model on questions with known answers: on all tasks, some of them, or data of your own."""
     with working(f"loading {model or 'the bundled nano model'}"):
         from minicpmv.cli.answering import hush_libraries
+        from minicpmv.evaluation.own_data import own_task
+        from minicpmv.evaluation.run import choose
         from minicpmv.evaluation.run import evaluate as run
-        from minicpmv.evaluation.tasks import select_tasks
+        from minicpmv.evaluation.tasks import ALL, AnswerTask
         from minicpmv.generation.loading import load
 
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
-        chosen = select_tasks(names)
+        named = ("" if data else ALL) if tasks is None else tasks
+        asked: list[str | AnswerTask] = [name.strip() for name in named.split(",") if name.strip()]
+        asked += [own_task(path) for path in data or ()]
         hush_libraries(progress=model is not None and sys.stderr.isatty())
         loaded = load(model, device=device, dtype=dtype)
-    with _record(answers) as file, Observer(len(chosen), file) as observer:
+    with _record(answers) as file, Observer(len(choose(asked)), file) as observer:
         report = run(
-            loaded, names, num_samples=samples, seed=seed, batch_size=batch, tesseract=tesseract, watcher=observer
+            loaded, asked, num_samples=samples, seed=seed, batch_size=batch, tesseract=tesseract, watcher=observer
         )
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))

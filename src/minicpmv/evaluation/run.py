@@ -15,7 +15,7 @@ from minicpmv.evaluation.perplexity import Loss, PerplexityScore, score_perplexi
 from minicpmv.evaluation.readers import read_beside, tesseract_reader
 from minicpmv.evaluation.report import EvaluationReport
 from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score, score_inventions
-from minicpmv.evaluation.tasks import DEFAULT_TASKS, AnswerTask, LikelihoodTask, Task, select_tasks
+from minicpmv.evaluation.tasks import ALL, AnswerTask, LikelihoodTask, Task, select_tasks
 from minicpmv.generation.loading import Loaded
 
 
@@ -57,7 +57,7 @@ class _Nobody:
 
 def evaluate(
     loaded: Loaded,
-    tasks: Sequence[str] = DEFAULT_TASKS,
+    tasks: Sequence[str | AnswerTask] = (ALL,),
     *,
     num_samples: int | None = None,
     seed: int = 0,
@@ -70,7 +70,8 @@ def evaluate(
 
     Args:
         loaded: the model and its processor, from `minicpmv.generation.loading.load`.
-        tasks: names or groups, see `minicpmv.evaluation.tasks`.
+        tasks: names or groups, see `minicpmv.evaluation.tasks`, or tasks, such as those of
+            `minicpmv.evaluation.own_data`.
         num_samples: questions per task; None for each task's own number.
         seed: which series of questions; the same seed asks the same ones.
         batch_size: conversations at a time.
@@ -81,7 +82,7 @@ def evaluate(
     Raises:
         OptionError: an unknown task, a number below 1, or a package of the `eval` extra or Tesseract is missing.
     """
-    chosen = select_tasks(tasks)
+    chosen = choose(tasks)
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("seed", seed + 1)):
         if value is not None and value < 1:
             raise OptionError(
@@ -124,6 +125,16 @@ def evaluate(
         peak_memory_bytes=peak_memory_bytes(),
         peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
     )
+
+
+def choose(tasks: Sequence[str | AnswerTask]) -> tuple[AnswerTask | LikelihoodTask, ...]:
+    """The tasks that are meant: named ones in the order of `TASKS`, then those that were given.
+
+    Raises:
+        OptionError: an unknown name, or nothing at all.
+    """
+    names, given = [task for task in tasks if isinstance(task, str)], [task for task in tasks if isinstance(task, Task)]
+    return (*(select_tasks(names) if names or not given else ()), *given)
 
 
 @dataclass(frozen=True, slots=True)

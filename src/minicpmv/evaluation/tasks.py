@@ -21,7 +21,9 @@ from minicpmv.evaluation.question import Question, question_generator
 from minicpmv.evaluation.restoring import known_question, restore_question, unknown_question
 from minicpmv.evaluation.scenes import scene_question
 
-DEFAULT_TASKS = ("lines", "clips")
+ALL = "all"
+"""The name of all tasks together."""
+
 PAGE_TOKENS = 512
 REASONING_TOKENS = 512
 """Longest answers, in tokens: about twice the longest true one."""
@@ -114,16 +116,16 @@ printed. `clips_apart` asks the questions of `clips` with every frame in a pack 
 `reason.short`. `restore.context` and `restore.nothing` are covered regions whose text the page still tells, or not."""
 
 
-def select_tasks(names: Sequence[str] = DEFAULT_TASKS) -> tuple[AnswerTask | LikelihoodTask, ...]:
-    """Tasks by full name or by group, each once, in the order of `TASKS`.
+def select_tasks(names: Sequence[str] = (ALL,)) -> tuple[AnswerTask | LikelihoodTask, ...]:
+    """Tasks by full name, by group or all of them, each once, in the order of `TASKS`.
 
     Raises:
         OptionError: an unknown name, or none at all.
     """
     groups = tuple(dict.fromkeys(task.name.split(".")[0] for task in TASKS))
-    known = {*groups, *(task.name for task in TASKS)}
+    known = {ALL, *groups, *(task.name for task in TASKS)}
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         asked = f"There is no task {unknown[0]!r}." if unknown else "No task is named."
-        raise OptionError(asked, remedy=f"Choose from {', '.join(groups)}, or one such as {TASKS[0].name}.")
-    return tuple(task for task in TASKS if task.name in names or task.name.split(".")[0] in names)
+        raise OptionError(asked, remedy=f"Choose from {', '.join(groups)}, or one such as {TASKS[0].name}, or {ALL}.")
+    return tuple(task for task in TASKS if {ALL, task.name, task.name.split(".")[0]} & set(names))

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from minicpmv.cli.main import main
+from minicpmv.evaluation.tasks import TASKS, select_tasks
 
 
 def evaluate(*words: object) -> int:
@@ -88,3 +90,36 @@ def test_a_wrong_value_is_one_line_and_leaves_no_file(
 def test_a_model_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(tmp_path / "nothing") == 1
     assert "nothing" in capsys.readouterr().err
+
+
+def test_questions_of_ones_own_are_asked_in_their_order(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (112, 56), "white").save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "question": f"What is {number}?", "answer": str(number)} for number in range(3)]
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert evaluate(toy_folder, "--data", mine, "--answers", tmp_path / "answers.jsonl", "--json") == 0
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    assert (score["task"], score["num_samples"]) == ("mine", 3)
+    asked = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["question"], line["truth"]) for line in asked] == [(f"What is {n}?", str(n)) for n in range(3)]
+    assert evaluate(toy_folder, "--data", mine, "--tasks", "scenes.colour", "--samples", 1, "--json") == 0
+    assert [score["task"] for score in json.loads(capsys.readouterr().out)["scores"]] == ["scenes.colour", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "no record"), ('{"question": "What?"}\n', "mine.jsonl"), ('{"image": "no.png", "question": 3}\n', "mine")],
+)
+def test_data_that_cannot_be_asked_is_named(
+    text: str, reason: str, toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8")
+    assert evaluate(toy_folder, "--data", tmp_path / "mine.jsonl") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert reason in line
+
+
+def test_all_tasks_are_asked_unless_some_are_named() -> None:
+    assert select_tasks() == select_tasks(["all"]) == TASKS

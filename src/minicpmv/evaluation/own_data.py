@@ -1,0 +1,60 @@
+"""A person's own questions with known answers, from any data set that training can read.
+
+file -> open_source -> Sample -> Question ; own_task -> AnswerTask
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from numpy.random import Generator
+
+from minicpmv.data.readers import Flaw, Position, open_source
+from minicpmv.data.sample import Sample
+from minicpmv.errors import OptionError
+from minicpmv.evaluation.question import Question
+from minicpmv.evaluation.tasks import AnswerTask
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDataTask(AnswerTask):
+    """Questions that are given and not drawn.
+
+    Attributes:
+        given: all of them, in the order of the file.
+    """
+
+    given: tuple[Question, ...] = ()
+
+    def questions(self, seed: int, num_samples: int | None = None) -> Iterator[Question]:
+        """The first questions of the file, whatever the seed."""
+        return iter(self.given[: self.num_samples if num_samples is None else num_samples])
+
+
+def own_task(path: Path) -> OwnDataTask:
+    """The last turn of every sample of a data set as a question, those before it as what was said already.
+
+    Args:
+        path: a `.jsonl`, `.parquet`, `.tar` or `.pdf` file, or a folder of them.
+
+    Raises:
+        OptionError: nothing there, or a record that cannot be asked; its key and reason are named.
+    """
+    given = []
+    for sample, _ in open_source(path).read(Position()):
+        if isinstance(sample, Flaw) or sample.messages[-1].role != "assistant" or len(sample.messages) < 2:
+            reason = sample.reason if isinstance(sample, Flaw) else "it does not end with an answer"
+            raise OptionError(f"{path}, {sample.key}: {reason}", remedy="Evaluate on records that are complete.")
+        given.append(_question(sample))
+    if not given:
+        raise OptionError(f"{path} holds no record.", remedy="Name a data set; see `minicpmv data stats`.")
+    return OwnDataTask(path.stem, partial(_any_of, tuple(given)), len(given), is_reading=True, given=tuple(given))
+
+
+def _question(sample: Sample) -> Question:
+    return Question(sample.messages[:-1], sample.messages[-1].text)
+
+
+def _any_of(given: tuple[Question, ...], generator: Generator) -> Question:
+    return given[int(generator.random() * len(given))]
