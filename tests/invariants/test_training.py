@@ -328,22 +328,30 @@ def test_samples_that_cannot_be_used_are_counted_and_too_many_stop_the_run(
     good = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
     broken = {"image": "missing.png", "question": "what?", "answer": "nothing"}
     too_long = {"question": "word " * 2000, "answer": "no"}
-    lines = [json.dumps(record) for record in (good, broken, good, too_long, good)] + ["{"]
+    (tmp_path / "empty.mp4").touch()
+    no_frames = {"video": "empty.mp4", "question": "what?", "answer": "nothing"}
+    two_for_one = {
+        "image": "missing.png",
+        "conversations": [{"from": "human", "value": "<image> <image> what?"}, {"from": "gpt", "value": "nothing"}],
+    }
+    records = (good, broken, good, too_long, good, no_frames, two_for_one)
+    lines = [json.dumps(record) for record in records] + ["{"]
     (tmp_path / "mine.jsonl").write_text("\n".join(lines), encoding="utf-8")
     own = {"mine": SourceRecipe(path=str(tmp_path / "mine.jsonl"))}
-    changed = replace(recipe, data=own, most_flawed=0.6)
+    changed = replace(recipe, data=own, most_flawed=0.7)
     folder = tmp_path / "run"
     progress = train_stage(changed, folder, reporter=Diary(), device="cpu")
-    assert progress.counts["samples"] == 12
-    assert progress.counts["flawed"] == 12
+    assert progress.counts["samples"] == 9
+    assert progress.counts["flawed"] == 15
     told = [json.loads(line) for line in (folder / "flaws.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {entry["source"] for entry in told} == {"mine"}
     reasons = " ".join(entry["reason"] for entry in told)
     assert "missing.png" in reasons
-    assert "2" in reasons
+    assert "empty.mp4" in reasons
+    assert "2 <image> or <video> marks" in reasons
     assert "limit is 512" in reasons
     longer = replace(changed, most_flawed=0.3, schedule=recipe.schedule.stretched(40))
-    with pytest.raises(TrainingError, match=r"25 of 50|2\d of 5\d samples cannot be used"):
+    with pytest.raises(TrainingError, match=r"3\d of 5\d samples cannot be used"):
         train_stage(longer, tmp_path / "strict", reporter=Diary(), device="cpu")
 
 

@@ -55,6 +55,9 @@ class SlotCodes(nn.Module):
         super().__init__()
         self.codes = nn.Embedding(PLACES * NUM_CHARACTERS, width)
         nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
+        # A letter sounds alike in both rows at first: a line may lie in either, and reading one line comes first.
+        upper, lower = self.codes.weight.data.chunk(2)
+        lower.add_(upper).mul_(0.5**0.5)
 
     def forward(self, letters: Tensor) -> Tensor:
         """int64 [packs, queries, places] to features [packs, queries, d_llm]; what is unclear is left empty."""
