@@ -26,7 +26,8 @@ SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A .jsonl, .parquet, .tar or .pdf file, a folder of them, or a world: " + ", ".join(DRAWN),
+        help="A .jsonl, .parquet, .tar, .pdf or .html file, a folder of them or of clips, or a world: "
+        + ", ".join(DRAWN),
     ),
 ]
 

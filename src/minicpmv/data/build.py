@@ -17,12 +17,19 @@ from typing import Any
 from PIL import Image
 
 from minicpmv.data.filters import Sieve
-from minicpmv.data.readers import Flaw
+from minicpmv.data.readers import LEFT_OUT, Flaw
 from minicpmv.data.sample import Sample
 from minicpmv.errors import OptionError
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, Source, TextPart, VideoPart
 
-_SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"%PDF", ".pdf"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+_SUFFIXES = (
+    (b"\x89PNG", ".png"),
+    (b"\xff\xd8", ".jpg"),
+    (b"%PDF", ".pdf"),
+    (b"GIF8", ".gif"),
+    (b"RIFF", ".webp"),
+    (b"\x1aE\xdf\xa3", ".webm"),
+)
 
 
 def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) -> tuple[int, int]:
@@ -47,7 +54,7 @@ def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) 
     written = left_out = 0
     with (
         (fresh / "data.jsonl").open("w", encoding="utf-8") as kept,
-        (fresh / "left_out.jsonl").open("w", encoding="utf-8") as dropped,
+        (fresh / LEFT_OUT).open("w", encoding="utf-8") as dropped,
     ):
         for sample in samples:
             judged = sample if isinstance(sample, Flaw) else sieve(sample)
@@ -58,7 +65,7 @@ def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) 
             kept.write(json.dumps(_record(judged, fresh, written), ensure_ascii=False) + "\n")
             written += 1
     if not left_out:
-        (fresh / "left_out.jsonl").unlink()
+        (fresh / LEFT_OUT).unlink()
     fresh.rename(folder)
     return written, left_out
 

@@ -7,19 +7,31 @@ reading what came before. A record that cannot be used is not an exception but a
 happens to it.
 """
 
+import io
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from PIL import Image
+
+from minicpmv.data.captions import CAPTION_SUFFIXES, CLIP_SUFFIXES, find_caption, need_subtitles, read_caption
+from minicpmv.data.html.browser import Browser, View
 from minicpmv.data.records import sample_from_record
 from minicpmv.data.sample import Sample
 from minicpmv.errors import MediaError, MessageError, MiniCPMVError, OptionError
 from minicpmv.media.document import page_texts
-from minicpmv.messages import DocumentPart, Message, TextPart
+from minicpmv.messages import DocumentPart, ImagePart, Message, TextPart, VideoPart
+
+LEFT_OUT = "left_out.jsonl"
+"""What `minicpmv data build` lists beside a data set; its lines are no records."""
+
+READING_QUESTION = "Write down the text of the page."
+"""What is asked about a page of a PDF or of the web. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,8 @@ class Parquet:
 class WebDataset:
     """Tar files whose members with one stem form a record, as WebDataset writes them; a place is a byte.
 
-    `.json` holds the record; `.jpg`, `.png`, `.webp`, `.mp4` ... its picture or clip; `.txt` a caption.
+    `.json` holds the record; `.jpg`, `.png`, `.webp`, `.mp4` ... its picture or clip; `.txt` a caption; `.srt` and
+    `.vtt` the subtitles of a clip.
     """
 
     name: str
@@ -121,6 +134,8 @@ class WebDataset:
             path = self.files[number]
             offset = start.place if number == start.file else 0
             for stem, members, after in _groups(path, offset):
+                if _speaks(members):
+                    need_subtitles(path.name)
                 found = _sample(partial(_tar_record, members), f"{path.name}:{stem}", path.parent)
                 yield found, Position(number, after)
 
@@ -131,7 +146,7 @@ class Pages:
 
     name: str
     files: tuple[Path, ...]
-    question: str = "Write down the text of the page."
+    question: str = READING_QUESTION
 
     def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
         """See `Source`."""
@@ -152,32 +167,125 @@ class Pages:
         return Sample(key, (asked, Message("assistant", (TextPart(text),))), {"page": page})
 
 
-_SUFFIXES: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """Clips with what is said about them in a file of the same name: `.txt`, `.srt` or `.vtt` (see `captions`)."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        root = _root(self.files)
+        for number in range(start.file, len(self.files)):
+            clip = self.files[number]
+            caption = find_caption(clip)
+            if caption is not None and caption.suffix != ".txt":
+                need_subtitles(caption.name)
+            yield self._clip(_key(clip, root), clip, caption), Position(number + 1, 0)
+
+    def _clip(self, key: str, clip: Path, caption: Path | None) -> Sample | Flaw:
+        if caption is None:
+            *others, last = (clip.with_suffix(suffix).name for suffix in CAPTION_SUFFIXES)
+            return Flaw(key, f"There is no {', '.join(others)} or {last}.")
+        try:
+            question, answer = read_caption(caption.read_bytes(), caption.suffix)
+        except (MessageError, OSError) as error:
+            return Flaw(key, str(error))
+        asked = Message("user", (VideoPart(str(clip)), TextPart(question)))
+        return Sample(key, (asked, Message("assistant", (TextPart(answer),))), {"caption": caption.name})
+
+
+@dataclass(frozen=True, slots=True)
+class WebPages:
+    """HTML files, a record per file: the page as Chromium shows it, and its visible text. Needs playwright.
+
+    Pictures and style sheets of a page may lie anywhere below the folder that holds all of them. Each record is drawn
+    when it is read; `minicpmv data build` draws once and for all.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    question: str = READING_QUESTION
+    view: View = View()
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        root = _root(self.files)
+        with Browser(self.view) as browser:
+            for number in range(start.file, len(self.files)):
+                yield self._page(browser, self.files[number], root), Position(number + 1, 0)
+
+    def _page(self, browser: Browser, path: Path, root: Path) -> Sample | Flaw:
+        key = _key(path, root)
+        try:
+            page = browser.render(path, root=root)
+        except MediaError as error:
+            return Flaw(key, str(error))
+        if not page.text:
+            return Flaw(key, "The page shows no text.")
+        drawn = io.BytesIO()
+        Image.fromarray(page.image).save(drawn, "PNG")  # a block of shuffled records has to fit into memory
+        asked = Message("user", (ImagePart(drawn.getvalue()), TextPart(self.question)))
+        return Sample(key, (asked, Message("assistant", (TextPart(page.text),))), {"kind": page.kind})
+
+
+_RECORDS: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
     ".jsonl": JsonLines,
     ".parquet": Parquet,
     ".tar": WebDataset,
-    ".pdf": Pages,
 }
+_MEDIA: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
+    ".pdf": Pages,
+    ".html": WebPages,
+    ".htm": WebPages,
+    **dict.fromkeys(CLIP_SUFFIXES, Clips),
+}
+_SUFFIXES = _RECORDS | _MEDIA
 
 
 def open_source(path: Path, name: str = "") -> Source:
     """The data set in a file, or in the files of a folder that have one of the known endings.
 
+    Where a folder has files of records, its PDFs, web pages and clips are taken for what the records name.
+
     Args:
-        path: a `.jsonl`, `.parquet`, `.tar` or `.pdf` file, or a folder of such files of one kind.
+        path: a `.jsonl`, `.parquet`, `.tar`, `.pdf` or `.html` file, a clip, or a folder of such files of one kind.
         name: what it is called; by default as its file or folder.
 
     Raises:
         OptionError: nothing there, or files of several kinds.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]
-    kinds = {file.suffix for file in files}
-    if not path.exists() or len(kinds) != 1 or not kinds <= set(_SUFFIXES):
-        found = ", ".join(sorted(kinds)) if path.exists() and kinds else "nothing that can be read"
+    files = _files_of(path) if path.is_dir() else [path]
+    kinds = {_SUFFIXES.get(file.suffix.lower()) for file in files}
+    if not path.exists() or len(kinds) != 1 or None in kinds:
+        suffixes = sorted({file.suffix.lower() for file in files} & set(_SUFFIXES))
+        found = ", ".join(suffixes) if path.exists() and suffixes else "nothing that can be read"
         raise OptionError(
             f"{path} holds {found}.", remedy=f"Name a file, or a folder of files of one kind: {', '.join(_SUFFIXES)}."
         )
-    return _SUFFIXES[files[0].suffix](name or path.stem, tuple(files))
+    return _SUFFIXES[files[0].suffix.lower()](name or path.stem, tuple(files))
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Files of records below a folder, or else media; without hidden ones, and without what a data set lacks."""
+    visible = [
+        file
+        for file in folder.rglob("*")
+        if file.name != LEFT_OUT and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    records = sorted(file for file in visible if file.suffix.lower() in _RECORDS)
+    return records or sorted(file for file in visible if file.suffix.lower() in _MEDIA)
+
+
+def _root(files: Sequence[Path]) -> Path:
+    """The folder that holds all files."""
+    return Path(os.path.commonpath([file.parent.absolute() for file in files]))
+
+
+def _key(path: Path, root: Path) -> str:
+    """A file's name below the folder that holds all of them."""
+    return path.absolute().relative_to(root).as_posix()
 
 
 def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
@@ -208,19 +316,32 @@ def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], in
                 yield stem, members, path.stat().st_size
 
 
-_PICTURES, _CLIPS = ("jpg", "jpeg", "png", "webp"), ("mp4", "webm", "mkv", "mov", "avi")
+_PICTURES, _CLIPS = ("jpg", "jpeg", "png", "webp"), tuple(suffix.removeprefix(".") for suffix in CLIP_SUFFIXES)
+
+
+def _speaks(members: Mapping[str, bytes]) -> bool:
+    """Whether the subtitles of a clip are all that is said about it."""
+    return "txt" not in members and bool({"srt", "vtt"} & set(members))
 
 
 def _tar_record(members: dict[str, bytes]) -> dict[str, Any]:
     """The record of one group of members."""
     record: dict[str, Any] = json.loads(members["json"]) if "json" in members else {}
-    if "txt" in members:
-        record.setdefault("caption", members["txt"].decode("utf-8"))
     for kind, suffixes in (("image", _PICTURES), ("video", _CLIPS)):
         held: Sequence[bytes] = [members[suffix] for suffix in suffixes if suffix in members]
         if held:
             record[f"{kind}s"] = list(held)
             record.pop(kind, None)
+    if "videos" in record and not record.keys() & _SAID:
+        said = next((suffix for suffix in CAPTION_SUFFIXES if suffix.removeprefix(".") in members), None)
+        if said is not None:
+            question, caption = read_caption(members[said.removeprefix(".")], said)
+            record |= {"question": question, "caption": caption}
+    elif "txt" in members:
+        record.setdefault("caption", members["txt"].decode("utf-8"))
     if not record:
         raise MessageError("the group has neither json nor txt.", remedy="Write one of them beside the media.")
     return record
+
+
+_SAID = {"messages", "conversations", "prompt", "question", "completion", "answer", "caption", "text"}

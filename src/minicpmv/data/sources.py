@@ -49,7 +49,7 @@ class SourceRecipe:
     """One of `WORLDS`."""
 
     path: str = ""
-    """A data set: a `.jsonl`, `.parquet`, `.tar` or `.pdf` file, or a folder of them."""
+    """A data set: a `.jsonl`, `.parquet`, `.tar`, `.pdf` or `.html` file, or a folder of them, or of clips."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the world, for example `kinds` of pages, and `longest_side_px`."""
