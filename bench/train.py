@@ -5,7 +5,8 @@ attention mask; pictures are padded and masked as the official code does (see `v
 computed, and the loss is taken where labels are.
 
 Ours: `minicpmv.training`: rows of several samples, ragged pictures, logits of targets alone. Beside it the same with a
-mask over the row instead of attention by sample.
+mask over the row instead of attention by sample, and the same by one process per core with one thread each, which share
+the samples of a step (DDP over gloo; `minicpmv train --processes`).
 
 Fairness: same model and weights, the same samples in every step, same optimiser, same number type, data prepared
 beforehand for both, freed memory kept for all (`training/allocator.py`). The losses of both ways must agree in the same
@@ -16,7 +17,8 @@ fed with the same rows, every slice a square tile of 64 tokens. It has no clips,
 not isolated from each other, its pictures are squares of one size, it has no resampler, and it computes logits of every
 position.
 
-Goal: at least 1.8 times the samples per second of the padded way, 1.2 times those of nanoVLM. Beside it: useful
+Goal: at least 1.8 times the samples per second of the padded way, 1.2 times those of nanoVLM's loop as it is, which is
+one process with all threads; both are raced against ours in one process and in several. Beside it: useful
 operations per second as a share of the machine's matrix-product peak (MFU), and the highest resident memory of each way
 in a process of its own.
 """
@@ -24,10 +26,14 @@ in a process of its own.
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +85,18 @@ def draw_steps(number: int, batch: int, row_tokens: int, *, clips: bool = True) 
     pad_id = int(processor.tokenizer.pad_token_id)
     for _ in range(number):
         samples = [processor.encode_conversation(mixture.next()[1].messages) for _ in range(batch)]
-        rows = fill_rows([len(sample.ids) for sample in samples], row_tokens)
-        members = [[samples[index] for index in row] for row in rows]
-        longest = max(sum(len(sample.ids) for sample in row) for row in members)
-        inputs = collate_rows(members, longest, pad_id=pad_id)
-        inputs.pop("num_targets")
         padded = collate(samples, Padding(side="right"), pad_id=pad_id, labels=True)
-        steps.append(Step(samples, [inputs], padded))
+        steps.append(Step(samples, [rows_of(samples, row_tokens, pad_id)], padded))
     return steps
+
+
+def rows_of(samples: list[EncodedSample], row_tokens: int, pad_id: int) -> dict[str, Any]:
+    """Samples packed into rows, all of them in one pass."""
+    rows = fill_rows([len(sample.ids) for sample in samples], row_tokens)
+    members = [[samples[index] for index in row] for row in rows]
+    inputs = collate_rows(members, max(sum(len(sample.ids) for sample in row) for row in members), pad_id=pad_id)
+    inputs.pop("num_targets")
+    return inputs
 
 
 def build(size: str) -> MiniCPMVForConditionalGeneration:
@@ -156,6 +166,83 @@ def trainer(model: MiniCPMVForConditionalGeneration, way: str, steps: list[Step]
         return total / len(steps)
 
     return run
+
+
+@dataclass
+class Together:
+    """Processes that train the same steps together; between rounds they wait for a word on their standard input.
+
+    Attributes:
+        words: of this script, after `--together`: size, batch, steps, and whether there are clips.
+        cpu_seconds: processor time of every call, all processes together.
+    """
+
+    words: tuple[str, ...]
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    def __enter__(self) -> Together:
+        number = os.cpu_count() or 1
+        with socket.socket() as place:
+            place.bind(("127.0.0.1", 0))
+            port = place.getsockname()[1]
+        group = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(number),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, sys.argv[0], "--together", *self.words]
+        self._processes = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **group, "RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(number)
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.communicate("end\n")
+
+    def __call__(self) -> float:
+        """All steps once."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        told = [json.loads(process.stdout.readline()) for process in self._processes if process.stdout is not None]
+        self.cpu_seconds.append(sum(one["cpu_seconds"] for one in told))
+        return float(told[0]["loss"])
+
+
+def train_together(size: str, batch: int, number: int, *, clips: bool) -> None:
+    """What one of the processes does."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    model = build(size).train()
+    set_attention(model, "by_sample")
+    pad_id = int(read_processor(bundled_folder()).tokenizer.pad_token_id)
+    steps = draw_steps(number, batch, 1024, clips=clips)
+    fed = [(rows_of(step.samples[rank::world], 1024, pad_id), targets(step)) for step in steps]
+    losses = torch.nn.parallel.DistributedDataParallel(TokenLoss(model))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    while sys.stdin.readline().strip() == "go":
+        total, spent = 0.0, time.process_time()
+        for rows, count in fed:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = losses(**rows).sum() * world / count
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            total += loss.item()
+        print(json.dumps({"loss": total / len(fed), "cpu_seconds": time.process_time() - spent}), flush=True)
+    torch.distributed.destroy_process_group()
 
 
 def nanovlm(path: Path, model: MiniCPMVForConditionalGeneration, steps: list[Step]) -> Callable[[], float]:
@@ -229,6 +316,9 @@ def main() -> None:
     """Both sizes; called with --memory-of by itself, one way in a fresh process."""
     parser = argument_parser(__doc__)
     parser.add_argument("--memory-of", nargs=2, metavar=("SIZE", "WAY"), help="used by the script itself")
+    parser.add_argument(
+        "--together", nargs=4, metavar=("SIZE", "BATCH", "STEPS", "CLIPS"), help="used by the script itself"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--sizes", nargs="+", choices=("nano", "mid"), default=["nano", "mid"])
     parser.add_argument("--nanovlm", type=Path, metavar="DIR", help="a checkout of huggingface/nanoVLM")
@@ -240,15 +330,21 @@ def main() -> None:
         trainer(build(size).train(), way, draw_steps(1, batch, 1024))()
         print(json.dumps({"bytes": memory_status()["VmHWM"]}))
         return
+    if arguments.together:
+        size, batch, number, clips = arguments.together
+        train_together(size, int(batch), int(number), clips=clips == "clips")
+        return
     report = Report("train: rows and ragged pictures against padding and masking, mixed samples")
     for size in ["nano"] if arguments.small else arguments.sizes:
         steps = draw_steps(1 if arguments.small else 3, batch, 1024)
         model = build(size).train()
         report.figure(f"{size}: parameters", sum(parameter.numel() for parameter in model.parameters()) / 1e6, "M")
         report.figure(f"{size}: relative difference of the losses", check(model, steps))
-        times = interleaved(
-            {way: trainer(model, way, steps) for way in WAYS}, rounds=1 if arguments.small else arguments.rounds
-        )
+        rounds = 1 if arguments.small else arguments.rounds
+        with Together((size, str(batch), str(len(steps)), "clips")) as together:
+            rivals = {**{way: trainer(model, way, steps) for way in WAYS}, "processes": together}
+            times = interleaved(rivals, rounds=rounds)
+            times["processes"].cpu_seconds = together.cpu_seconds[-rounds:]
         flops = sum(
             step_flops(numbers_of(model.config), costs_of(step.samples) | {"targets": targets(step)}, model_parts())
             for step in steps
@@ -261,14 +357,20 @@ def main() -> None:
             memory = in_fresh_process(sys.argv[0], "--memory-of", size, way, "--batch", str(batch))
             report.figure(f"{size}: {way}, memory", memory["bytes"] / 2**20, "MiB")
         report.race(f"{size}: padded / rows", times, "rows", "padded", at_least=1.8)
+        speed = sum(len(step.samples) for step in steps) / times["processes"].best
+        report.figure(f"{size}: rows, a process per core", speed, "samples/s")
+        report.race(f"{size}: padded / rows, a process per core", times, "processes", "padded", at_least=1.8)
         report.race(f"{size}: rows, masked / rows", times, "rows", "rows, masked", at_least=1.0)
         if arguments.nanovlm is None:
             report.note(f"{size}: nanoVLM", "absent; give a checkout with --nanovlm")
             continue
         still = draw_steps(len(steps), batch, 1024, clips=False)
-        rivals = {"rows, no clips": trainer(model, "rows", still), "nanoVLM": nanovlm(arguments.nanovlm, model, still)}
-        times = interleaved(rivals, rounds=1 if arguments.small else arguments.rounds)
+        with Together((size, str(batch), str(len(steps)), "still")) as together:
+            ours = {"rows, no clips": trainer(model, "rows", still), "processes": together}
+            times = interleaved({**ours, "nanoVLM": nanovlm(arguments.nanovlm, model, still)}, rounds=rounds)
+            times["processes"].cpu_seconds = together.cpu_seconds[-rounds:]
         report.race(f"{size}: nanoVLM / rows", times, "rows, no clips", "nanoVLM", at_least=1.2)
+        report.race(f"{size}: nanoVLM / rows, a process per core", times, "processes", "nanoVLM", at_least=1.2)
     report.write(arguments.json)
 
 

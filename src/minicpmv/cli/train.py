@@ -20,7 +20,9 @@ def train(  # noqa: PLR0913 - one option each
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Learn from this file or folder (.jsonl, .parquet, .tar, .pdf) alone; repeatable."),
+        typer.Option(
+            help="Learn from this file or folder alone (.jsonl, .parquet, .tar, .pdf, .html, clips); repeatable."
+        ),
     ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="How often to see every record of --data. Default: 3.", metavar="E")
