@@ -154,7 +154,7 @@ def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0
 
     def draw(generator: Generator, key: str) -> Sample:
         page = studio.page(generator, _pick(generator, kinds))
-        return _told(_sample(key, page, _pick(generator, READ), page.text, task="read"), page, told, generator)
+        return _told(page_sample(key, page, _pick(generator, READ), page.text, task="read"), page, told, generator)
 
     return draw
 
@@ -173,7 +173,7 @@ def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0)
             page = studio.page(generator, _pick(generator, kinds))
             if page.questions:
                 chosen = page.questions[int(generator.random() * len(page.questions))]
-                sample = _sample(key, page, chosen.question, chosen.answer, task=chosen.task)
+                sample = page_sample(key, page, chosen.question, chosen.answer, task=chosen.task)
                 return _told(sample, page, told, generator)
 
     return draw
@@ -199,13 +199,7 @@ def restore(
     levels = calibration
 
     def draw(generator: Generator, key: str) -> Sample:
-        page = studio.page(generator, _pick(generator, kinds))
-        damaged = corrupt(generator, page.image, page.regions, levels, shares=shares)
-        answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
-        sample = _sample(key, page, _pick(generator, RESTORE), answer, task="restore")
-        picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))
-        metadata = {**sample.metadata, "targets": [target.to_dict() for target in damaged.targets]}
-        return Sample(key, (picture, sample.messages[1]), metadata)
+        return damaged_sample(generator, key, studio.page(generator, _pick(generator, kinds)), levels, shares)
 
     return draw
 
@@ -227,7 +221,9 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
             generator, table, faces=studio.faces, layout=layouts[int(generator.random() * len(layouts))]
         )
         problem = draw_problem(generator, table, _pick(generator, kinds))
-        sample = _told(_sample(key, page, problem.question, problem.answer, task=problem.kind), page, told, generator)
+        sample = _told(
+            page_sample(key, page, problem.question, problem.answer, task=problem.kind), page, told, generator
+        )
         if not think:
             return sample
         worked = Message("assistant", sample.messages[1].parts, reasoning=problem.trace)
@@ -341,6 +337,18 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
     return draw
 
 
+def damaged_sample(
+    generator: Generator, key: str, page: PageSample, levels: Calibration, shares: Mapping[Level, float]
+) -> Sample:
+    """A page with damaged regions, whose text is to be written."""
+    damaged = corrupt(generator, page.image, page.regions, levels, shares=shares)
+    answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
+    sample = page_sample(key, page, _pick(generator, RESTORE), answer, task="restore")
+    picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))
+    metadata = {**sample.metadata, "targets": [target.to_dict() for target in damaged.targets]}
+    return Sample(key, (picture, sample.messages[1]), metadata)
+
+
 def _told(sample: Sample, page: PageSample, share: float, generator: Generator) -> Sample:
     """A page's text in the place of its picture, in a share of the samples."""
     if page.kind == "chart" or generator.random() >= share:
@@ -355,7 +363,8 @@ def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str,
     return Sample(key, turns, {"kind": kind, "task": task})
 
 
-def _sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
+def page_sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
+    """A page's picture with a question about it and the answer."""
     return _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
 
 

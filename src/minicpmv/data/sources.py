@@ -14,6 +14,7 @@ from typing import Any
 
 from minicpmv.data import drawn
 from minicpmv.data.mixture import Branch, DrawnFeed, Feed, FileFeed, Mixture
+from minicpmv.data.own_text import own_text
 from minicpmv.data.readers import open_source
 from minicpmv.errors import OptionError
 
@@ -30,6 +31,7 @@ WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "clips": drawn.clips,
     "facts": drawn.facts,
     "texts": drawn.texts,
+    "own_text": own_text,
 }
 """Worlds by the name that recipes use."""
 
@@ -105,7 +107,7 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
     """A world with its options, drawing for training.
 
     Raises:
-        OptionError: an unknown world or option; the nearest name is suggested.
+        OptionError: an unknown world or option, with the nearest name suggested; or one that is missing.
     """
     if world not in WORLDS:
         raise OptionError(f"There is no world {world!r}.", remedy=_nearest(world, tuple(WORLDS)))
@@ -115,8 +117,17 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
         if option not in (*STUDIO_OPTIONS, *own):
             near = _nearest(option, [*STUDIO_OPTIONS, *own])
             raise OptionError(f"The world {world!r} has no option {option!r}.", remedy=near)
+    missing = [option for option in needs_of(world) if option not in options]
+    if missing:
+        raise OptionError(f"The world {world!r} needs {' and '.join(missing)}.", remedy="Give them as options.")
     studio = drawn.Studio.open("train", **{name: options[name] for name in STUDIO_OPTIONS if name in options})
     return make(studio, **{name: value for name, value in options.items() if name not in STUDIO_OPTIONS})
+
+
+def needs_of(world: str) -> tuple[str, ...]:
+    """Options that a world cannot do without."""
+    parameters = list(inspect.signature(WORLDS[world]).parameters.items())[1:]
+    return tuple(name for name, parameter in parameters if parameter.default is parameter.empty)
 
 
 def _branch(path: str, source: SourceRecipe, seed: int, feeds: dict[str, tuple[SourceRecipe, Feed]]) -> Branch:

@@ -1,0 +1,62 @@
+"""Pages of a text of one's own as training samples: to read, or damaged and to be restored.
+
+text file, font files -> own_text -> Draw
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from numpy.random import Generator
+
+from minicpmv.data.corruption.calibration import Calibration
+from minicpmv.data.corruption.corrupt import LEVEL_SHARES
+from minicpmv.data.drawn import READ, Draw, Studio, damaged_sample, page_sample
+from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.scripts import Font, read_text, render_text_page
+
+
+def own_text(
+    studio: Studio,
+    *,
+    text: str,
+    fonts: Sequence[str],
+    size_px: Sequence[int] = (16, 24),
+    lines: Sequence[int] = (1, 8),
+    damaged: float = 0.0,
+) -> Draw:
+    """Pages of a text of one's own, in any script, to be read or restored.
+
+    Args:
+        studio: how wide pages are.
+        text: a file in UTF-8, a sentence or paragraph a line.
+        fonts: font files that have its characters.
+        size_px: smallest and largest font size.
+        lines: fewest and most lines of the text on a page, which follow each other there.
+        damaged: share of pages with damaged lines to restore.
+
+    Raises:
+        OptionError: a file cannot be read, or no font has the characters of any line.
+    """
+    opened = [Font.open(Path(font)) for font in fonts]
+    printable = read_text(Path(text), opened)
+    levels = Calibration.bundled()
+
+    def draw(generator: Generator, key: str) -> Sample:
+        first = int(generator.integers(len(printable)))
+        some = printable[first : first + int(generator.integers(lines[0], lines[1] + 1))]
+        able = [font for font in opened if not font.lacks(some[0])]
+        some = [line for line in some if any(not font.lacks(line) for font in able)]
+        font = able[int(generator.integers(len(able)))]
+        some = [line for line in some if not font.lacks(line)]
+        page = render_text_page(
+            generator,
+            some,
+            fonts=[font],
+            width=int(generator.integers(studio.longest_side_px[0], studio.longest_side_px[1] + 1)),
+            size_px=int(generator.integers(size_px[0], size_px[1] + 1)),
+        )
+        if generator.random() < damaged:
+            return damaged_sample(generator, key, page, levels, LEVEL_SHARES)
+        return page_sample(key, page, READ[int(generator.integers(len(READ)))], page.text, task="read")
+
+    return draw
