@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.cli.data import DRAWN
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sources import WORLDS, SourceRecipe, needs_of, open_mixture, open_world
 from minicpmv.errors import OptionError
@@ -100,3 +101,7 @@ def test_another_mixture_follows_and_sources_in_both_go_on(tmp_path: Path) -> No
 def test_one_name_for_two_things_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="two different sources"):
         open_mixture({"a": SourceRecipe(world="lines")}, 0, later=(3, {"a": SourceRecipe(world="facts")}))
+
+
+def test_the_command_line_knows_every_world() -> None:
+    assert set(DRAWN) == set(WORLDS)
