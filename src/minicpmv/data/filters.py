@@ -174,6 +174,22 @@ def consistency(answer_often: Callable[[Sample], Sequence[str]], lowest: float =
     return check
 
 
+def difficulty(answer_often: Callable[[Sample], Sequence[str]], most: float = 0.5) -> Check:
+    """At most this share of a model's answers is right already; what it can do teaches it nothing.
+
+    Args:
+        answer_often: several answers of the model to a sample's question.
+        most: share that may be right.
+    """
+
+    def check(sample: Sample) -> str | None:
+        answers = answer_often(sample)
+        right = sum(_alike(answer, _answer(sample)) for answer in answers)
+        return None if right <= most * len(answers) else f"{right} of {len(answers)} answers are right already."
+
+    return check
+
+
 def knowledge_density(lowest: float = 0.05) -> Check:
     """At least this share of the words are names, numbers or long words: a text that says something."""
 

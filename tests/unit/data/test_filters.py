@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Check, Sample, Sample]] = {
         sample("Red."),
         sample("Blue."),
     ),
+    "difficulty": (
+        filters.difficulty(lambda one: ["red", "Red!", "blue"], 0.5),
+        sample("Blue."),
+        sample("Red."),
+    ),
     "knowledge density": (
         filters.knowledge_density(0.2),
         sample("Marie Curie won it in 1903 and 1911.", question="who"),
