@@ -117,7 +117,7 @@ def rows_with(attention: str) -> Callable[[MiniCPMVForConditionalGeneration], Ca
 
         def loss(step: Step) -> Tensor:
             set_attention(model, attention)
-            return torch.cat([losses(**inputs) for inputs in step.passes]).mean()
+            return torch.cat([losses(**inputs)[0] for inputs in step.passes]).mean()
 
         return loss
 
@@ -235,7 +235,7 @@ def train_together(size: str, batch: int, number: int, *, clips: bool) -> None:
         total, spent = 0.0, time.process_time()
         for rows, count in fed:
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(**rows).sum() * world / count
+                loss = losses(**rows)[0].sum() * world / count
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()

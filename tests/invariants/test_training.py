@@ -28,8 +28,11 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.recipes.loader import load_stage
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Progress, SavingError
+from minicpmv.training.dense import save_heads
 from minicpmv.training.engine import TrainingError, train_stage
-from minicpmv.training.recipe import LoraRecipe, RowsRecipe, TrainingRecipe
+from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
+from minicpmv.training.towers.patch_reading import PatchReader
+from minicpmv.training.towers.reading_slots import SlotCodes
 from minicpmv.training.trainable import counts_by_part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +159,49 @@ def test_activations_that_are_computed_again_and_another_attention_change_nothin
     for step, numbers in diary.steps.items():
         assert numbers["loss"] == pytest.approx(reference[1].steps[step]["loss"], abs=LOSS)
     assert distance(finished(tmp_path), finished(reference[0])) < WEIGHT
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of towers that has left heads for the bundled model's widths."""
+    folder = tmp_path_factory.mktemp("runs") / "towers"
+    folder.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_heads(PatchReader(192), SlotCodes(256, 0.05), folder)
+    return folder
+
+
+def test_dense_losses_are_the_same_however_rows_are_packed_and_teach_the_tower_alone(
+    recipe: TrainingRecipe, towers: Path
+) -> None:
+    rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
+    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"))
+    one = carried_out(dense, towers.with_name("one"))
+    other = carried_out(replace(dense, rows=RowsRecipe(tokens=1024, per_pass=8)), towers.with_name("other"))
+    for step, numbers in one.steps.items():
+        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+            assert other.steps[step][name] == pytest.approx(numbers[name], rel=10 * LOSS), (step, name)
+    assert numbers["letters_in_patches"] > 1  # blank heads know no letters
+    assert distance(finished(towers.with_name("one")), finished(towers.with_name("other"))) < WEIGHT
+    # Only letters count: without answers the language model has nothing to learn from.
+    silent = replace(dense, rates={"vpm": 1e-4}, dense=DenseRecipe(heads="towers", slots=0.0))
+    plain = replace(silent, dense=None)
+    taught, untaught = (carried_out(stage, towers.with_name(name)) for stage, name in ((silent, "a"), (plain, "b")))
+    assert taught.steps[1]["loss"] == untaught.steps[1]["loss"]
+    assert taught.steps[1]["norm"] != untaught.steps[1]["norm"]
+
+
+def test_dense_losses_are_the_same_on_two_processes(towers: Path) -> None:
+    dense = ("dense={heads: towers}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
+    numbers = {}
+    for number in (1, 2):
+        folder = towers.with_name(f"processes-{number}")
+        finish(start(number, folder, *dense))
+        numbers[number] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    for one, two in zip(numbers[1], numbers[2], strict=True):
+        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+            assert two[name] == pytest.approx(one[name], rel=10 * LOSS)
 
 
 def test_frozen_parts_do_not_move_by_a_bit(recipe: TrainingRecipe, reference: tuple[Path, Diary]) -> None:

@@ -7,7 +7,7 @@ evaluation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from numpy.random import Generator
@@ -227,7 +227,8 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
         if not think:
             return sample
         worked = Message("assistant", sample.messages[1].parts, reasoning=problem.trace)
-        return Sample(key, (sample.messages[0], worked), {**sample.metadata, "steps": problem.steps})
+        known = {**sample.metadata, "steps": problem.steps}
+        return Sample(key, (sample.messages[0], worked), known, sample.characters)
 
     return draw
 
@@ -252,7 +253,8 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
             max_words=max_words,
         )
         question = questions.ask(generator, questions.READING)
-        return _answered(key, ImagePart(Image.fromarray(line.image)), question, line.text, "line", "read")
+        sample = _answered(key, ImagePart(Image.fromarray(line.image)), question, line.text, "line", "read")
+        return replace(sample, characters=tuple(line.characters))
 
     return draw
 
@@ -365,7 +367,10 @@ def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str,
 
 def page_sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
     """A page's picture with a question about it and the answer."""
-    return _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
+    sample = _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
+    boxes = [box for region in page.regions for line in region.lines for box in line.characters]
+    # Pages of other scripts know the box of a line and not of a letter.
+    return replace(sample, characters=tuple(box for box in boxes if len(box.char) == 1 and box.char.isascii()))
 
 
 def _pick(generator: Generator, names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, VideoPart
 
 
@@ -22,11 +23,14 @@ class Sample:
         key: where it comes from, unique in its source: `train.jsonl:17`, `shard-3.tar:000042`, `pages:81`.
         messages: the turns; at least one of the assistant's.
         metadata: JSON values.
+        characters: every visible character of its one picture with its box in px, where a world knows them; not kept on
+            disk.
     """
 
     key: str
     messages: tuple[Message, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    characters: tuple[CharacterBox, ...] = ()
 
     @property
     def media(self) -> tuple[Part, ...]:

@@ -37,6 +37,7 @@ from minicpmv.training.optim import set_rates
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
+from minicpmv.training.towers.patch_reading import FEW_LABELS
 from minicpmv.training.trainable import autocast
 
 _JUDGED = 50
@@ -163,13 +164,18 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
     # Dropout of adapters is the only thing that draws while training: from the step's own number.
     torch.manual_seed(recipe.seed * 1_000_003 + batch.step * accelerator.num_processes + accelerator.process_index)
     scale = accelerator.num_processes / max(counts["targets"], 1)  # DDP and FSDP take the mean over processes
+    asked = torch.tensor([counts["letters"], counts["slot_letters"]], device=accelerator.device).clamp(min=FEW_LABELS)
+    weights = torch.tensor([recipe.dense.patches, recipe.dense.slots] if recipe.dense else [0.0, 0.0])
+    weights = weights.to(accelerator.device) * accelerator.num_processes / asked
+    dense_sums = torch.zeros(2, device=accelerator.device)
     for number in range(most_passes):
         inputs = batch.passes[number] if number < len(batch.passes) else _nothing(stage.processor)
         is_last = number + 1 == most_passes
         with accumulating(stage.losses, accelerator, is_last=is_last):
             with autocast(accelerator.device, recipe.precision):
-                losses = stage.losses(**_moved(inputs, accelerator.device))
-            (losses.sum() * scale).backward()
+                losses, dense = stage.losses(**_moved(inputs, accelerator.device))
+            (losses.sum() * scale + (dense * weights).sum()).backward()
+        dense_sums += dense.detach()
         if number < len(batch.passes):
             _add_by_source(sums, losses.detach(), batch.sources[number], sources)
     norm = _norm(stage, recipe.optimiser.clip_norm)
@@ -181,15 +187,20 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
         stage.optimiser.step()
     stage.optimiser.zero_grad()
     _note_flaws(stage, batch)
+    told = {}
+    if recipe.dense is not None:
+        patches, slots = (accelerator.reduce(dense_sums, "sum") / asked).tolist()
+        told = {"letters_in_patches": patches, "letters_in_slots": slots}
     by_source = {
         f"loss/{name}": float(sums[0, index] / sums[1, index]) for index, name in enumerate(sources) if sums[1, index]
     }
-    return {"loss": loss, "norm": norm, **by_source}, counts
+    return {"loss": loss, "norm": norm, **told, **by_source}, counts
 
 
 def _counted(accelerator: Accelerator, batch: StepBatch) -> tuple[Counter[str], int]:
     """Counts of the step over all processes, and the most passes that any of them makes."""
-    names = ("samples", "flawed", "targets", "tokens", "token_pairs", "patches", "patch_pairs", "packs")
+    sizes = ("samples", "flawed", "targets", "tokens", "token_pairs", "patches", "patch_pairs", "packs")
+    names = (*sizes, "letters", "slot_letters")
     mine = {**batch.counts, "flawed": len(batch.flaws)}
     row = torch.tensor([[mine.get(name, 0) for name in names] + [len(batch.passes)]], device=accelerator.device)
     rows = accelerator.gather(row).cpu()

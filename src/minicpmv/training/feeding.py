@@ -10,12 +10,13 @@ The batch carries the state of the stream behind it, so a checkpoint knows where
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minicpmv.data.mixture import Mixture, State
@@ -27,6 +28,8 @@ from minicpmv.errors import MiniCPMVError
 from minicpmv.messages import Message, VideoPart
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.slicing import SlicePlan
+from minicpmv.training.dense import collate_labels, counts_of, dense_labels, picture_size
 from minicpmv.training.recipe import MediaRecipe, TrainingRecipe
 
 
@@ -36,6 +39,21 @@ class Share:
 
     rank: int = 0
     world: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A sample that can be used.
+
+    Attributes:
+        source: of the mixture.
+        sample: encoded.
+        labels: of its patches and slots, where the recipe has dense losses.
+    """
+
+    source: str
+    sample: EncodedSample
+    labels: Mapping[str, NDArray[np.int64]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +136,7 @@ def load_step(
     recipe: TrainingRecipe, processor: MiniCPMVProcessor, mixture: Mixture, step: int, share: Share
 ) -> StepBatch:
     """One step's batch for one process; the mixture moves on by a whole batch."""
-    found: list[tuple[str, EncodedSample]] = []
+    found: list[Found] = []
     flaws: list[tuple[str, str, str]] = []
     for place in range(recipe.batch):
         if place % share.world != share.rank:
@@ -134,7 +152,10 @@ def load_step(
         except MiniCPMVError as error:
             flaws.append((source, sample.key, str(error)))
             continue
-        found.append((source, encoded))
+        labels = None
+        if recipe.dense is not None:
+            labels = dense_labels(sample, encoded, _plan_of(sample, processor, recipe.media), generator)
+        found.append(Found(source, encoded, labels))
     return _packed(found, flaws, recipe, int(processor.tokenizer.pad_token_id or 0), mixture.state, step)
 
 
@@ -166,26 +187,39 @@ def _with_clip_options(message: Message, media: MediaRecipe, generator: Generato
     return replace(message, parts=tuple(parts))
 
 
+def _plan_of(sample: Sample, processor: MiniCPMVProcessor, media: MediaRecipe) -> SlicePlan | None:
+    """What the encoder sees of a sample's picture, if its letters are known."""
+    if not sample.characters:
+        return None
+    (part,) = sample.media
+    pictures = processor.image_processor
+    most = media.max_slices if media.max_slices is not None else pictures.max_slice_nums
+    return pictures.geometry.plan(picture_size(part), most)
+
+
 def _packed(
-    found: list[tuple[str, EncodedSample]],
+    found: list[Found],
     flaws: list[tuple[str, str, str]],
     recipe: TrainingRecipe,
     pad_id: int,
     stream: State,
     step: int,
 ) -> StepBatch:
-    rows = fill_rows([len(sample.ids) for _, sample in found], recipe.rows.tokens)
+    rows = fill_rows([len(one.sample.ids) for one in found], recipe.rows.tokens)
     passes, sources = [], []
     counts: Counter[str] = Counter(samples=len(found))
     for start in range(0, len(rows), recipe.rows.per_pass):
         group = rows[start : start + recipe.rows.per_pass]
         members = [[found[index] for index in row] for row in group]
-        longest = max(sum(len(sample.ids) for _, sample in row) for row in members)
-        inputs = collate_rows([[sample for _, sample in row] for row in members], longest, pad_id=pad_id)
+        longest = max(sum(len(one.sample.ids) for one in row) for row in members)
+        inputs = collate_rows([[one.sample for one in row] for row in members], longest, pad_id=pad_id)
         counts["targets"] += inputs.pop("num_targets")
-        counts += costs_of(sample for row in members for _, sample in row)
-        passes.append(inputs)
-        sources.append([(source, sum(sample.trained[1:])) for row in members for source, sample in row])
+        together = [one for row in members for one in row]
+        counts += costs_of(one.sample for one in together)
+        labels = [one.labels for one in together if one.labels is not None]
+        counts += counts_of(labels)
+        passes.append(inputs | collate_labels(labels))
+        sources.append([(one.source, sum(one.sample.trained[1:])) for one in together])
     return StepBatch(step, passes, sources, stream, counts, flaws)
 
 

@@ -66,6 +66,20 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DenseRecipe:
+    """Losses on single letters beside the answers, where worlds know them; see `minicpmv.training.dense`."""
+
+    heads: str
+    """The towers' recipe whose run has left the heads; it is looked for beside this one."""
+
+    patches: float = 1.0
+    """Weight of the mean loss on letters in patches, which the tower should have seen."""
+
+    slots: float = 1.0
+    """Weight of the mean loss on letters in slots, which the resampler should have passed on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecipe:
     """One stage."""
 
@@ -91,6 +105,7 @@ class TrainingRecipe:
     """Another mixture while the rate comes down. Source: MiniCPM (arXiv 2404.06395), section 4."""
 
     media: MediaRecipe = field(default_factory=MediaRecipe)
+    dense: DenseRecipe | None = None
     lora: LoraRecipe | None = None
     muon: float = 0.0
     """As in the recipes of the towers: matrices of layers learn with Muon at this multiple of their part's rate."""

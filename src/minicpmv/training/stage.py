@@ -20,6 +20,7 @@ from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Checkpoints, Progress
+from minicpmv.training.dense import DenseHeads, load_heads
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.optim import Optimisers, build_optimiser
 from minicpmv.training.recipe import TrainingRecipe
@@ -88,7 +89,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     trainable = choose_trainable(model, recipe)
     for part in recipe.rates:
         getattr(model, part).train()
-    losses = spread(TokenLoss(model), recipe, accelerator)
+    losses = spread(TokenLoss(model, _dense_heads(recipe, folder, model)), recipe, accelerator)
     learning = dict(model.named_parameters())
     trainable = Trainable(trainable.module, {name: learning[name] for name in trainable.parameters})
     optimiser = build_optimiser(trainable.parameters, recipe.rates, recipe.optimiser, recipe.muon)
@@ -123,6 +124,15 @@ def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device
         source, dtype=half, quantization_config=four_bits, device_map={"": device}
     )
     return quantised
+
+
+def _dense_heads(recipe: TrainingRecipe, folder: Path, model: MiniCPMVForConditionalGeneration) -> DenseHeads | None:
+    """The fixed heads of dense losses, from the run that has grown them."""
+    if recipe.dense is None:
+        return None
+    config = model.config
+    run = folder.absolute().parent / recipe.dense.heads
+    return load_heads(run, config.vision_config.hidden_size, config.text_config.hidden_size)
 
 
 def find_start(start: str, folder: Path) -> str | Path:

@@ -8,6 +8,8 @@ number of targets of the *whole* step, over all rows and processes, so neither p
 of processes changes what is learned.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE, sample_lengths
 from minicpmv.processing.collate import IGNORED
+from minicpmv.training.dense import DenseHeads
 
 TARGETS_PER_CHUNK = 2048
 """Targets whose logits exist at the same time: 1.2 GB in float32 with the released vocabulary."""
@@ -30,37 +33,59 @@ class TokenLoss(nn.Module):
         model: the model. Adapters that peft put into it work as they are: they live inside its layers.
     """
 
-    def __init__(self, model: MiniCPMVForConditionalGeneration) -> None:
+    def __init__(self, model: MiniCPMVForConditionalGeneration, heads: DenseHeads | None = None) -> None:
         super().__init__()
         self.model: MiniCPMVForConditionalGeneration = model
+        self.heads: DenseHeads | None = heads
 
-    def forward(self, labels: Tensor, **inputs: Any) -> Tensor:
-        """Cross-entropy of every target, row by row, in order.
+    def forward(
+        self, labels: Tensor, letters: Tensor | None = None, slot_letters: Tensor | None = None, **inputs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of every target, row by row, in order; and the dense losses.
 
         Args:
             labels: int64 [rows, tokens], -100 where nothing is learned.
+            letters: int64 [patches, 3], -100 where nothing is asked of the tower.
+            slot_letters: int64 [packs, queries, 6], likewise of the resampler.
             **inputs: as the model's `forward` takes them.
 
         Returns:
             float32 [targets]; for rows without targets a single 0 that depends on the model, so that every process
-            takes part in every backward pass.
+            takes part in every backward pass. And float32 [2], the sums of the losses on letters in patches and in
+            slots, 0 where there are no heads or no letters.
         """
         if self.model.config.text_config._attn_implementation == BY_SAMPLE:
             inputs["sample_lengths"] = sample_lengths(inputs["position_ids"])
-        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        with _watching(self.model.vpm) as seen, _watching(self.model.resampler) as said:
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        dense = hidden.new_zeros(2, dtype=torch.float32)
+        if self.heads is not None and letters is not None and slot_letters is not None:
+            patches, slots = torch.cat(seen), torch.cat(said)
+            dense = torch.stack([self.heads.patch_loss(patches, letters), self.heads.slot_loss(slots, slot_letters)])
         wanted = labels[:, 1:]
         counts = wanted != IGNORED
         before, targets = hidden[:, :-1][counts], wanted[counts]
         if not len(targets):
-            return self._losses(hidden[0, :1], labels[0, :1].clamp(min=0)) * 0
+            return self._losses(hidden[0, :1], labels[0, :1].clamp(min=0)) * 0, dense
         losses = [
             checkpoint(self._losses, part, target, use_reentrant=False)
             if torch.is_grad_enabled() and len(targets) > TARGETS_PER_CHUNK
             else self._losses(part, target)
             for part, target in zip(before.split(TARGETS_PER_CHUNK), targets.split(TARGETS_PER_CHUNK), strict=True)
         ]
-        return torch.cat(losses)
+        return torch.cat(losses), dense
 
     def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits: Tensor = self.model.llm.lm_head(hidden)
         return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+@contextlib.contextmanager
+def _watching(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What a module gives while it is watched."""
+    given: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    try:
+        yield given
+    finally:
+        hook.remove()

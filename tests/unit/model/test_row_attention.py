@@ -46,7 +46,7 @@ def test_losses_and_gradients_are_those_under_a_mask() -> None:
     for attention in ("eager", "by_sample"):
         set_attention(model, attention)
         model.zero_grad()
-        losses = torch.cat([TokenLoss(model)(**inputs) for inputs in batch.passes])
+        losses = torch.cat([TokenLoss(model)(**inputs)[0] for inputs in batch.passes])
         losses.sum().backward()
         found[attention] = losses.detach(), [parameter.grad for parameter in model.parameters()]
     assert torch.allclose(found["eager"][0], found["by_sample"][0], rtol=0, atol=LOSS)

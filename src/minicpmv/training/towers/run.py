@@ -23,6 +23,7 @@ from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
+from minicpmv.training.dense import save_heads
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
@@ -113,6 +114,7 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, 
     if position.stage == len(recipe.stages):
         clips = MiniCPMVVideoProcessor(**asdict(recipe.clips))
         processor = build_processor(learner.model, tokenizer, clips)
+        save_heads(learner.patch_reader, learner.slot_codes, folder)
         write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
     return position
 

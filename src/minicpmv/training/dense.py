@@ -1,0 +1,195 @@
+"""Losses on what is in every patch and every slot, beside the answers, where a world knows it.
+
+    characters of a picture -> letters in patches [patches, 3] and in slots [packs, queries, 6] -> sums of losses
+
+A small model learns to read several times faster if its tower and its resampler are told letter by letter what they
+should have seen. The heads that say so were grown with the towers; they are fixed here, and no part of the model.
+
+Source: ours; how far it helps is measured in docs/log.md. Nothing like it is published for the released model.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.strips import NUM_CHARACTERS, patch_targets
+from minicpmv.errors import CheckpointError, ShapeContractError
+from minicpmv.messages import Part
+from minicpmv.processing.collate import EncodedSample
+from minicpmv.processing.slicing import Size, SlicePlan, slice_boxes
+from minicpmv.training.towers.patch_reading import SLOTS, UNKNOWN, PatchReader, counted_slots
+from minicpmv.training.towers.reading_slots import PLACES, SHARPNESS, SlotCodes, letters_in_slots
+
+FILE = "dense_heads.safetensors"
+"""In the folder of the towers' run, beside `model`."""
+
+
+class DenseHeads(nn.Module):
+    """The heads, fixed.
+
+    Args:
+        vision_width: d_vision.
+        width: d_llm.
+    """
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.reader: PatchReader = PatchReader(vision_width)
+        self.codes: SlotCodes = SlotCodes(width, 1.0)
+        self.requires_grad_(False)
+
+    def patch_loss(self, features: Tensor, letters: Tensor) -> Tensor:
+        """Sum of the cross-entropy of the letters in patches.
+
+        Args:
+            features: [patches, d_vision].
+            letters: int64 [patches, 3], `UNKNOWN` where nothing is asked.
+        """
+        logits = self.reader.letters(features).float().unflatten(-1, (SLOTS, NUM_CHARACTERS))
+        return nn.functional.cross_entropy(
+            logits.flatten(0, 1), letters.flatten(), ignore_index=UNKNOWN, reduction="sum"
+        )
+
+    def slot_loss(self, tokens: Tensor, letters: Tensor) -> Tensor:
+        """Sum of the cross-entropy of the letters in slots, over the codes that a token is closest to.
+
+        Args:
+            tokens: [packs, queries, d_llm].
+            letters: int64 [packs, queries, 6], `UNKNOWN` where nothing is asked.
+        """
+        table = self.codes.codes.weight.float()
+        scores = tokens.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
+        by_place = scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
+        return nn.functional.cross_entropy(
+            by_place.flatten(0, 2), letters.flatten(), ignore_index=UNKNOWN, reduction="sum"
+        )
+
+
+def save_heads(reader: PatchReader, codes: SlotCodes, folder: Path) -> None:
+    """Keep the heads of a finished run of the towers."""
+    weights = {f"reader.{name}": tensor for name, tensor in reader.state_dict().items()}
+    weights |= {f"codes.{name}": tensor for name, tensor in codes.state_dict().items()}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / FILE)
+
+
+def load_heads(run: Path, vision_width: int, width: int) -> DenseHeads:
+    """The heads that a run of the towers has left.
+
+    Args:
+        run: its folder.
+        vision_width: d_vision.
+        width: d_llm.
+
+    Raises:
+        CheckpointError: there are none, or they belong to another model.
+    """
+    heads = DenseHeads(vision_width, width)
+    try:
+        heads.load_state_dict(load_file(run / FILE))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"There are no dense heads for this model in {run}: {reason}",
+            remedy=f"Run `minicpmv train {run.name}` before, or leave the dense losses out with --set dense=null.",
+        ) from error
+    return heads
+
+
+def picture_size(part: Part) -> Size:
+    """Of a picture that was drawn."""
+    image = getattr(part, "source", None)
+    if not isinstance(image, Image.Image):
+        raise ShapeContractError(
+            "Letters are known of a picture that was not drawn here.", remedy="Leave `characters` empty."
+        )
+    return Size(*image.size)
+
+
+def dense_labels(
+    sample: Sample, encoded: EncodedSample, plan: SlicePlan | None, generator: Generator
+) -> dict[str, NDArray[np.int64]]:
+    """What the tower and the resampler should say about a sample's picture.
+
+    The overview of a picture that is cut into slices shows its letters too small to be read; nothing is asked of it.
+
+    Args:
+        sample: with one picture, whose `characters` are known; otherwise nothing is asked.
+        encoded: the same sample.
+        plan: what the encoder sees of the picture; None where nothing is asked.
+        generator: decides which of the empty places count.
+
+    Returns:
+        `letters` int64 [patches, 3] and `slot_letters` int64 [packs, queries, 6], `UNKNOWN` where nothing is asked.
+    """
+    patches = sum(int(rows.item_shapes.prod(-1).sum()) for rows in encoded.visuals)
+    packs = sum(rows.num_packs for rows in encoded.visuals)
+    letters = np.full((patches, SLOTS), UNKNOWN, dtype=np.int64)
+    slots = np.full((packs, encoded.slot_length, PLACES), UNKNOWN, dtype=np.int64)
+    if plan is None:
+        return {"letters": letters, "slot_letters": slots}
+    starts = np.concatenate([[0], np.cumsum(encoded.visuals[0].item_shapes.prod(-1))])
+    items = list(characters_of_items(sample.characters, picture_size(sample.media[0]), plan))
+    if len(items) != packs or len(encoded.visuals) != 1:
+        raise ShapeContractError(
+            f"{sample.key} has {packs} packs, and its letters lie in {len(items)}.",
+            remedy="Letters are known of samples with one picture only.",
+        )
+    for item, (size, characters) in enumerate(items):
+        if item == 0 and plan.refined is not None:
+            continue
+        in_patches = patch_targets(characters, size.height, size.width)
+        in_slots = letters_in_slots(characters, encoded.slot_length)
+        letters[starts[item] : starts[item + 1]] = np.where(counted_slots(generator, in_patches), in_patches, UNKNOWN)
+        slots[item] = np.where(counted_slots(generator, in_slots), in_slots, UNKNOWN)
+    return {"letters": letters, "slot_letters": slots}
+
+
+def characters_of_items(
+    characters: Sequence[CharacterBox], size: Size, plan: SlicePlan
+) -> Iterator[tuple[Size, list[CharacterBox]]]:
+    """The boxes of a picture in px of its overview and of each of its slices; others lie outside.
+
+    Args:
+        characters: boxes in px of the picture.
+        size: of the picture.
+        plan: what the encoder sees of it.
+    """
+    yield plan.overview, _moved(characters, size, plan.overview, 0, 0)
+    if plan.refined is None or plan.slice_size is None:
+        return
+    for left, top, _, _ in slice_boxes(plan):
+        yield plan.slice_size, _moved(characters, size, plan.refined, left, top)
+
+
+def _moved(characters: Sequence[CharacterBox], size: Size, refined: Size, left: int, top: int) -> list[CharacterBox]:
+    x, y = refined.width / size.width, refined.height / size.height
+    return [
+        CharacterBox(char, x0 * x - left, y0 * y - top, x1 * x - left, y1 * y - top)
+        for char, x0, y0, x1, y1 in characters
+    ]
+
+
+def counts_of(labels: Sequence[Mapping[str, NDArray[np.int64]]]) -> Counter[str]:
+    """How many letters are asked of the tower and of the resampler."""
+    names = ("letters", "slot_letters")
+    return Counter({name: sum(int((label[name] != UNKNOWN).sum()) for label in labels) for name in names})
+
+
+def collate_labels(labels: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
+    """Labels of several samples in the order of their patches and packs; empty without any."""
+    return {
+        name: torch.from_numpy(np.concatenate([label[name] for label in labels]))
+        for name in ("letters", "slot_letters")
+        if sum(len(label[name]) for label in labels)
+    }

@@ -1,0 +1,120 @@
+"""What patches and slots should hold lies where the letters are, in slices too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minicpmv.data.sample import Sample
+from minicpmv.data.sources import open_world
+from minicpmv.data.worlds.strips import patch_targets
+from minicpmv.errors import CheckpointError, ShapeContractError
+from minicpmv.generation.loading import bundled_folder, read_processor
+from minicpmv.messages import ImagePart, Message, TextPart
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.slicing import SlicePlan
+from minicpmv.training.dense import DenseHeads, dense_labels, load_heads, picture_size, save_heads
+from minicpmv.training.towers.patch_reading import UNKNOWN, PatchReader
+from minicpmv.training.towers.reading_slots import SlotCodes, letters_in_slots
+
+SIDE = 14
+
+
+@pytest.fixture(scope="module")
+def processor() -> MiniCPMVProcessor:
+    return read_processor(bundled_folder())
+
+
+def drawn(world: str, seed: int = 0, **options: object) -> Sample:
+    return open_world(world, options)(np.random.default_rng(seed), "key")
+
+
+def plan_of(sample: Sample, processor: MiniCPMVProcessor) -> SlicePlan:
+    return processor.image_processor.geometry.plan(picture_size(sample.media[0]), 9)
+
+
+def test_a_picture_that_is_not_cut_has_the_labels_of_the_towers(processor: MiniCPMVProcessor) -> None:
+    sample = drawn("lines")
+    plan = plan_of(sample, processor)
+    assert plan.overview == picture_size(sample.media[0])
+    encoded = processor.encode_conversation(sample.messages)
+    labels = dense_labels(sample, encoded, plan, np.random.default_rng(0))
+    wanted = patch_targets(sample.characters, plan.overview.height, plan.overview.width)
+    assert np.array_equal(labels["letters"][wanted > 0], wanted[wanted > 0])
+    assert set(np.unique(labels["letters"][wanted == 0])) <= {0, UNKNOWN}
+    slots = letters_in_slots(sample.characters, 64)
+    assert np.array_equal(labels["slot_letters"][0][slots > 0], slots[slots > 0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_slices_the_ink_lies_under_the_labels(seed: int, processor: MiniCPMVProcessor) -> None:
+    sample = drawn("read", seed, kinds=["receipt"], longest_side_px=224)
+    plan = plan_of(sample, processor)
+    assert plan.grid is not None
+    encoded = processor.encode_conversation(sample.messages)
+    labels = dense_labels(sample, encoded, plan, np.random.default_rng(0))["letters"]
+    (rows,) = encoded.visuals
+    overview = int(rows.item_shapes[0].prod())
+    assert (labels[:overview] == UNKNOWN).all()
+    present = (labels > 0).sum()
+    assert 0.9 * len(sample.characters) <= present <= len(sample.characters)
+    thirds = rows.pixel_values.reshape(len(rows.pixel_values), 3, SIDE, SIDE).max(1) * 1.0
+    contrast = thirds.max((1, 2)) - thirds.min((1, 2))
+    has_letter = (labels > 0).any(1)
+    is_empty = np.arange(len(labels)) >= overview
+    is_empty &= ~has_letter
+    # Every patch with a letter shows ink; patches without one are mostly paper, or hold a piece of a letter beside.
+    assert (contrast[has_letter] > 0.4).mean() > 0.98
+    assert np.median(contrast[is_empty]) < np.median(contrast[has_letter])
+
+
+def test_what_is_not_known_is_not_asked(processor: MiniCPMVProcessor) -> None:
+    for world, options in (("clips", {}), ("facts", {}), ("scenes", {}), ("restore", {}), ("ask", {"told": 1.0})):
+        sample = drawn(world, **options) if world != "ask" else drawn("ask", kinds=["form"], told=1.0)
+        assert sample.characters == ()
+        encoded = processor.encode_conversation(sample.messages)
+        labels = dense_labels(sample, encoded, None, np.random.default_rng(0))
+        assert len(labels["letters"]) == sum(int(rows.item_shapes.prod(-1).sum()) for rows in encoded.visuals)
+        assert (labels["letters"] == UNKNOWN).all()
+        assert (labels["slot_letters"] == UNKNOWN).all()
+
+
+def test_letters_of_two_pictures_are_refused(processor: MiniCPMVProcessor) -> None:
+    sample = drawn("lines")
+    two = Message("user", (*sample.messages[0].parts[:1], ImagePart(Image.new("RGB", (112, 112))), TextPart("What?")))
+    wrong = Sample("two", (two, sample.messages[1]), {}, sample.characters)
+    encoded = processor.encode_conversation(wrong.messages)
+    with pytest.raises(ShapeContractError, match="two has 2 packs"):
+        dense_labels(wrong, encoded, plan_of(sample, processor), np.random.default_rng(0))
+
+
+def test_heads_are_kept_and_a_missing_or_foreign_file_is_one_line(tmp_path: Path) -> None:
+    reader, codes = PatchReader(192), SlotCodes(256, 0.05)
+    save_heads(reader, codes, tmp_path)
+    heads = load_heads(tmp_path, 192, 256)
+    assert torch.equal(heads.reader.letters.weight, reader.letters.weight)
+    assert torch.equal(heads.codes.codes.weight, codes.codes.weight)
+    assert not any(parameter.requires_grad for parameter in heads.parameters())
+    for folder, width in ((tmp_path / "nowhere", 256), (tmp_path, 128)):
+        with pytest.raises(CheckpointError, match="no dense heads") as caught:
+            load_heads(folder, 192, width)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_losses_are_sums_over_what_is_asked() -> None:
+    torch.manual_seed(0)
+    heads = DenseHeads(8, 16)
+    features, tokens = torch.randn(3, 8), torch.randn(2, 4, 16)
+    letters = torch.full((3, 3), UNKNOWN)
+    slots = torch.full((2, 4, 6), UNKNOWN)
+    assert heads.patch_loss(features, letters) == 0
+    assert heads.slot_loss(tokens, slots) == 0
+    letters[1, 2], slots[1, 3, 5] = 40, 7
+    one, other = heads.patch_loss(features, letters), heads.slot_loss(tokens, slots)
+    letters[0, 0], slots[0, 0, 0] = 3, 90
+    assert heads.patch_loss(features, letters) > one > 0
+    assert heads.slot_loss(tokens, slots) > other > 0
+    logits = heads.reader.letters(features)[1, 2 * 95 :]
+    assert one.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(40)).item(), rel=1e-5)
