@@ -43,7 +43,7 @@ def bundled_folder() -> Path:
         raise CheckpointNotFoundError(
             "This installation holds no bundled nano model.",
             remedy="Name a model with --model (in Python: load('folder or hub id')), or make one with "
-            "`minicpmv train nano_towers`.",
+            "`minicpmv train nano`.",
         )
     return folder
 
