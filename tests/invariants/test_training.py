@@ -297,6 +297,18 @@ def test_two_processes_with_a_share_each_learn_what_one_does(reference: tuple[Pa
     assert distance(finished(folder), finished(reference[0])) < WEIGHT
 
 
+@pytest.mark.parametrize("rows", ["{tokens: 512, per_pass: 2}", "{tokens: 256, per_pass: 1}"])
+def test_a_process_without_pictures_or_with_fewer_passes_learns_with_the_other(rows: str, tmp_path: Path) -> None:
+    data = "data={lines: {weight: 0.5, world: lines}, facts: {weight: 0.5, world: facts}}"
+    changes = (data, "batch=3", f"rows={rows}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
+    for number in (1, 2):
+        finish(start(number, tmp_path / str(number), *changes))
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert one.keys() == two.keys()
+    assert all(two[step] == pytest.approx(loss, abs=3 * LOSS) for step, loss in one.items())
+    assert distance(finished(tmp_path / "1"), finished(tmp_path / "2")) < WEIGHT
+
+
 def test_adapters_learn_the_same_on_two_processes(tmp_path: Path) -> None:
     lora = "lora={rank: 4, alpha: 8, whole: [resampler]}"
     for number in (1, 2):

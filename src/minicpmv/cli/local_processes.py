@@ -4,6 +4,7 @@ On a CPU one process per core is faster than threads: only a part of a step is m
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import typer
 
 from minicpmv.cli.console import say
 
-_LAST_WORDS_S = 60.0
-"""How long processes may take to end once one of them has."""
+_LAST_WORDS_S, _SHORT_S = 60.0, 5.0
+"""How long processes may take to end once they are asked to, and once one of them has failed."""
 
 
 def train_together(words: Sequence[str], folder: Path, number: int) -> None:
@@ -34,45 +35,58 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(number)}
-    processes = []
-    for rank in range(number):
-        environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", "minicpmv", "train", *words]
-        if rank == 0:
-            processes.append(subprocess.Popen(command, env=environment))
-            continue
-        with (folder / f"process-{rank}.log").open("w", encoding="utf-8") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    processes: list[subprocess.Popen[bytes]] = []
+    heard = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        code = _ended(processes)
-    except KeyboardInterrupt:  # which all of them have heard, too
-        _end(processes)
+        for rank in range(number):
+            environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-m", "minicpmv", "train", *words]
+            if rank == 0:
+                processes.append(subprocess.Popen(command, env=environment))
+                continue
+            with (folder / f"process-{rank}.log").open("a", encoding="utf-8") as log:
+                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        failed = _first_failed(processes)
+    except BaseException:  # nobody goes on alone, whatever ended this process
+        _end(processes, patience_s=_LAST_WORDS_S)
         raise
-    _end(processes)
-    if code:
-        quiet = [rank for rank, process in enumerate(processes) if rank and process.returncode == code]
-        if processes[0].returncode != code and quiet:
-            say(f"Process {quiet[0]} failed; {folder / f'process-{quiet[0]}.log'} says why.")
-        raise typer.Exit(code if code > 0 else 1)
+    finally:
+        signal.signal(signal.SIGTERM, heard)
+    if failed is None:
+        _end(processes, patience_s=_LAST_WORDS_S)
+        return
+    code = processes[failed].returncode
+    _end(processes, patience_s=_SHORT_S)
+    if code < 0:
+        say(f"Process {failed} was ended by {signal.Signals(-code).name}, perhaps for want of memory.")
+    elif failed:
+        say(f"Process {failed} failed; {folder / f'process-{failed}.log'} says why.")
+    raise typer.Exit(code if code > 0 else 1)
 
 
-def _ended(processes: Sequence["subprocess.Popen[bytes]"]) -> int:
-    """Wait until all are done or one has failed; its exit status."""
+def _as_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _first_failed(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
+    """Wait until all are done, or one has failed: which one."""
     while True:
         codes = [process.poll() for process in processes]
-        failed = [code for code in codes if code]
+        failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
-            return failed[0]
+            # The others fail soon after, for want of the first; a higher rank alone has a reason of its own.
+            return failed[-1] if len(failed) < len(processes) else failed[0]
         if all(code == 0 for code in codes):
-            return 0
-        time.sleep(0.1)
+            return None
+        time.sleep(0.05)
 
 
-def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Give the rest a moment to end by themselves, then end them."""
-    deadline = time.monotonic() + (
-        _LAST_WORDS_S if all(process.returncode in (0, None) for process in processes) else 5
-    )
+def _end(processes: Sequence["subprocess.Popen[bytes]"], *, patience_s: float) -> None:
+    """Give the rest a moment to end by themselves after a word, then end them."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + patience_s
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -1,6 +1,7 @@
 """`minicpmv train RECIPE`: carry out a recipe; the same command again goes on where it stopped."""
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,9 @@ def train(  # noqa: PLR0913 - one option each
     """Train a model by a recipe. The same command again goes on where it stopped."""
     from minicpmv.cli.train_any import Run, carry_out, describe, describe_chain, run_chain
     from minicpmv.recipes.loader import ChainRecipe, load_members, load_recipe
+    from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.recipe import TrainingRecipe
+    from minicpmv.training.towers.recipe import TowersRecipe
 
     for option, number in {
         "--threads": threads,
@@ -91,22 +94,28 @@ def train(  # noqa: PLR0913 - one option each
         if threads is not None:
             torch.set_num_threads(threads)
         place = str(checked_device(device))
+    if isinstance(recipe, ChainRecipe | JoinRecipe | TowersRecipe) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError(
+            f"{name} is more than a stage and cannot be started in several processes at once.",
+            remedy="Start it once, with --processes, or start its stages one by one.",
+        )
     run = Run(
         device=device,
         place=place,
         max_seconds=math.inf if max_minutes is None else max_minutes * 60,
         tiny=tiny,
-        gpus=gpus,
+        gpus=max(gpus, processes),
         processes=processes,
         threads=threads,
     )
-    folder = out or Path("runs") / recipe.name
+    runs = Path("runs") / "tiny" if tiny else Path("runs")  # two steps are no model for a later run to go on from
+    folder = out or runs / recipe.name
     if isinstance(recipe, ChainRecipe):
         members = load_members(recipe, changes or ())
-        describe_chain(members, run) if dry_run else run_chain(recipe.name, members, out or Path("runs"), run)
+        describe_chain(members, out or runs, run) if dry_run else run_chain(recipe.name, members, out or runs, run)
         return
     if isinstance(recipe, TrainingRecipe):
         from minicpmv.cli.train_stage import with_own_data
 
         recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, qlora=qlora)
-    print(describe(recipe, run)) if dry_run else carry_out(recipe, folder, run)
+    print(describe(recipe, folder, run)) if dry_run else carry_out(recipe, folder, run)

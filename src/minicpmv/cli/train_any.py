@@ -68,7 +68,7 @@ def _carry_out_together(recipe: "TrainingRecipe", folder: Path, run: Run) -> Non
     from minicpmv.settings import dump_settings
 
     folder.mkdir(parents=True, exist_ok=True)
-    settled = folder / "recipe.yaml"
+    settled = folder / "asked.yaml"  # recipe.yaml is the engine's, which first makes sure that it fits the run
     settled.write_text(dump_settings(recipe), encoding="utf-8")
     threads = run.threads or max(1, (os.cpu_count() or 1) // run.processes)
     words = [str(settled), "--out", str(folder), "--device", run.device, "--threads", str(threads)]
@@ -77,8 +77,14 @@ def _carry_out_together(recipe: "TrainingRecipe", folder: Path, run: Run) -> Non
     train_together(words, folder, run.processes)
 
 
-def describe(recipe: "SingleRecipe", run: Run) -> str:
-    """What a recipe does, on how much, and what it costs."""
+def describe(recipe: "SingleRecipe", folder: Path, run: Run) -> str:
+    """What a recipe does, on how much, and what it costs.
+
+    Args:
+        recipe: any but a chain.
+        folder: where its run would be; beside it lie those it goes on from.
+        run: how it would be carried out.
+    """
     from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.towers.recipe import TowersRecipe
 
@@ -93,7 +99,7 @@ def describe(recipe: "SingleRecipe", run: Run) -> str:
         return describe_towers(tiny_towers(recipe) if run.tiny else recipe)
     from minicpmv.cli.train_stage import describe_stage, tiny_stage
 
-    return describe_stage(tiny_stage(recipe) if run.tiny else recipe, run.gpus)
+    return describe_stage(tiny_stage(recipe) if run.tiny else recipe, folder, run.gpus)
 
 
 def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: Run) -> None:
@@ -110,7 +116,8 @@ def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: R
         home = folder / recipe.name
         title = f"{name}, {number} of {len(members)}: {recipe.name}"
         if (home / "model").is_dir():
-            say(f"{title} is done; remove {home} to do it again.")
+            other = "" if _as_asked(recipe, home, run) else " with other settings"
+            say(f"{title} is done{other}; remove {home} to do it again.")
             continue
         say(title)
         carry_out(recipe, home, replace(run, max_seconds=ends - time.monotonic()))
@@ -118,7 +125,25 @@ def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: R
             return  # its time was up, and it has said so
 
 
-def describe_chain(members: "Sequence[SingleRecipe]", run: Run) -> None:
+def _as_asked(recipe: "SingleRecipe", home: Path, run: Run) -> bool:
+    """Whether a finished run was carried out by this very recipe."""
+    from minicpmv.settings import dump_settings
+    from minicpmv.training.joining import JoinRecipe
+    from minicpmv.training.towers.recipe import TowersRecipe
+
+    if isinstance(recipe, TowersRecipe):
+        from minicpmv.cli.train_towers import tiny_towers
+
+        recipe = tiny_towers(recipe) if run.tiny else recipe
+    elif not isinstance(recipe, JoinRecipe):
+        from minicpmv.cli.train_stage import tiny_stage
+
+        recipe = tiny_stage(recipe) if run.tiny else recipe
+    kept = home / "recipe.yaml"
+    return not kept.is_file() or kept.read_text(encoding="utf-8") == dump_settings(recipe)
+
+
+def describe_chain(members: "Sequence[SingleRecipe]", runs: Path, run: Run) -> None:
     """Print what every recipe of a chain does."""
     for recipe in members:
-        print(describe(recipe, run), end="\n\n" if recipe is not members[-1] else "\n")
+        print(describe(recipe, runs / recipe.name, run), end="\n\n" if recipe is not members[-1] else "\n")

@@ -142,12 +142,16 @@ def _leave_the_others() -> None:
         torch.distributed.destroy_process_group()
 
 
-def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
+def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     """What a stage trains, on how much, and what that costs; not a weight is loaded.
 
     Args:
         recipe: the stage; the samples of its first step are drawn and counted.
+        folder: where its run would be.
         gpus: processes that would train together.
+
+    Raises:
+        OptionError: no sample of the first step can be used.
     """
     import torch
 
@@ -157,7 +161,7 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     from minicpmv.training.feeding import Share, load_step, recipe_mixture
     from minicpmv.training.trainable import choose_trainable, counts_by_part
 
-    config, processor, note = _known_start(recipe)
+    config, processor, note = _known_start(recipe, folder)
     with torch.device("meta"):
         model = MiniCPMVForConditionalGeneration(config)
     choose_trainable(model, recipe)
@@ -183,6 +187,9 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     drawn = replace(recipe, batch=min(recipe.batch, MOST_DRAWN))
     with working("drawing samples"):
         batch = load_step(drawn, processor, recipe_mixture(drawn), 0, Share())
+    if not batch.passes:
+        _, key, reason = batch.flaws[0]
+        raise OptionError(f"No sample can be used. {key}: {reason}", remedy="Change the data, or rows.tokens.")
     scale, numbers = recipe.batch / drawn.batch, numbers_of(config)
     counts = Counter({name: round(number * scale) for name, number in batch.counts.items()})
     adapted = set(recipe.rates) - set(recipe.lora.whole) if recipe.lora else set()
@@ -211,9 +218,15 @@ def describe_stage(recipe: "TrainingRecipe", gpus: int) -> str:
     return "\n".join([*lines, note] if note else lines)
 
 
-def _known_start(recipe: "TrainingRecipe") -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
+def _known_start(recipe: "TrainingRecipe", folder: Path) -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
     """Configuration and processor of a start, and what is only assumed about it."""
-    from minicpmv.generation.loading import bundled_folder, find_checkpoint, read_config, read_processor
+    from minicpmv.generation.loading import (
+        bundled_folder,
+        find_checkpoint,
+        is_bundled_name,
+        read_config,
+        read_processor,
+    )
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.image_processor import MiniCPMVImageProcessor
     from minicpmv.processing.processor import MiniCPMVProcessor
@@ -221,6 +234,9 @@ def _known_start(recipe: "TrainingRecipe") -> "tuple[MiniCPMVConfig, MiniCPMVPro
     from minicpmv.recipes.loader import root_of
     from minicpmv.training.towers.recipe import TowersRecipe
 
+    before = folder.absolute().parent / recipe.start / "model"
+    if (before / "config.json").is_file() and not is_bundled_name(recipe.start):
+        return read_config(before), read_processor(before), ""
     root = root_of(recipe)
     if isinstance(root, TowersRecipe):
         return MiniCPMVConfig.preset(root.model), read_processor(bundled_folder()), ""

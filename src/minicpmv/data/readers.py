@@ -95,6 +95,7 @@ class Parquet:
     def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
         """See `Source`."""
         try:
+            from pyarrow.lib import ArrowException
             from pyarrow.parquet import ParquetFile
         except ImportError:
             raise OptionError(
@@ -104,17 +105,20 @@ class Parquet:
         for number in range(start.file, len(self.files)):
             path = self.files[number]
             wanted = start.place if number == start.file else 0
-            with ParquetFile(path) as table:
-                first = 0
-                for group in range(table.num_row_groups):
-                    size = table.metadata.row_group(group).num_rows
-                    if first + size > wanted:
-                        skipped = max(0, wanted - first)
-                        rows = table.read_row_group(group).to_pylist()[skipped:]
-                        for row, record in enumerate(rows, first + skipped):
-                            found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
-                            yield found, Position(number, row + 1)
-                    first += size
+            try:
+                with ParquetFile(path) as table:
+                    first = 0
+                    for group in range(table.num_row_groups):
+                        size = table.metadata.row_group(group).num_rows
+                        if first + size > wanted:
+                            skipped = max(0, wanted - first)
+                            rows = table.read_row_group(group).to_pylist()[skipped:]
+                            for row, record in enumerate(rows, first + skipped):
+                                found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
+                                yield found, Position(number, row + 1)
+                        first += size
+            except (ArrowException, OSError) as error:
+                yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +137,14 @@ class WebDataset:
         for number in range(start.file, len(self.files)):
             path = self.files[number]
             offset = start.place if number == start.file else 0
-            for stem, members, after in _groups(path, offset):
-                if _speaks(members):
-                    need_subtitles(path.name)
-                found = _sample(partial(_tar_record, members), f"{path.name}:{stem}", path.parent)
-                yield found, Position(number, after)
+            try:
+                for stem, members, after in _groups(path, offset):
+                    if _speaks(members):
+                        need_subtitles(path.name)
+                    found = _sample(partial(_tar_record, members), f"{path.name}:{stem}", path.parent)
+                    yield found, Position(number, after)
+            except (tarfile.TarError, EOFError) as error:
+                yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +300,8 @@ def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
         return sample_from_record(read(), key, folder)
     except (MiniCPMVError, ValueError) as error:
         return Flaw(key, str(error).removeprefix(f"{key}: "))
+    except RecursionError:
+        return Flaw(key, "It is nested too deep to be read.")
 
 
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:
@@ -327,6 +336,8 @@ def _speaks(members: Mapping[str, bytes]) -> bool:
 def _tar_record(members: dict[str, bytes]) -> dict[str, Any]:
     """The record of one group of members."""
     record: dict[str, Any] = json.loads(members["json"]) if "json" in members else {}
+    if not isinstance(record, dict):
+        raise MessageError("its json is no object.", remedy="Write a record, as in a line of JSON.")
     for kind, suffixes in (("image", _PICTURES), ("video", _CLIPS)):
         held: Sequence[bytes] = [members[suffix] for suffix in suffixes if suffix in members]
         if held:

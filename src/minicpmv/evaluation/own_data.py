@@ -16,6 +16,9 @@ from minicpmv.errors import OptionError
 from minicpmv.evaluation.question import Question
 from minicpmv.evaluation.tasks import AnswerTask
 
+FEWEST_TOKENS, MOST_TOKENS = 96, 8192
+"""Bounds of an answer's length."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnDataTask(AnswerTask):
@@ -49,7 +52,10 @@ def own_task(path: Path) -> OwnDataTask:
         given.append(_question(sample))
     if not given:
         raise OptionError(f"{path} holds no record.", remedy="Name a data set; see `minicpmv data stats`.")
-    return OwnDataTask(path.stem, partial(_any_of, tuple(given)), len(given), is_reading=True, given=tuple(given))
+    # No tokenizer needs more tokens than a text has bytes; a model that does not end is cut at twice the longest.
+    longest = min(MOST_TOKENS, max(FEWEST_TOKENS, 2 * max(len(question.answer.encode()) for question in given)))
+    draw = partial(_any_of, tuple(given))
+    return OwnDataTask(path.stem, draw, len(given), is_reading=True, longest=longest, given=tuple(given))
 
 
 def _question(sample: Sample) -> Question:

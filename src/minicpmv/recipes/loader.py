@@ -97,16 +97,17 @@ def load_members(recipe: ChainRecipe, overrides: Sequence[str] = ()) -> list[Sin
     Raises:
         SettingsError: a change for a recipe that is not in the chain, or one that a recipe refuses.
     """
-    own: dict[str, list[str]] = {name: [] for name in recipe.chain}
+    names = {load_recipe(place).name: place for place in recipe.chain}
+    own: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, change = override.partition(".")
         if name not in own or not change:
             raise SettingsError(
                 f"{override!r} changes no recipe of {recipe.name}.",
-                remedy=f"Put the name of one before it: {recipe.chain[0]}.seed=1.",
+                remedy=f"Put the name of one before it: {next(iter(names))}.seed=1.",
             )
         own[name].append(change)
-    members = [load_recipe(name, changes) for name, changes in own.items()]
+    members = [load_recipe(names[name], changes) for name, changes in own.items()]
     for member in members:
         if isinstance(member, ChainRecipe):
             raise SettingsError(f"{member.name} is a chain within a chain.", remedy="Name its recipes instead.")

@@ -24,7 +24,7 @@ from minicpmv.data.readers import Flaw
 from minicpmv.data.rows import collate_rows, fill_rows
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_mixture
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import MiniCPMVError, ShapeContractError
 from minicpmv.messages import Message, VideoPart
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -191,7 +191,12 @@ def _plan_of(sample: Sample, processor: MiniCPMVProcessor, media: MediaRecipe) -
     """What the encoder sees of a sample's picture, if its letters are known."""
     if not sample.characters:
         return None
-    (part,) = sample.media
+    if len(sample.media) != 1:
+        raise ShapeContractError(
+            f"{sample.key} has letters and {len(sample.media)} media.",
+            remedy="Letters are known of samples with one picture only.",
+        )
+    part = sample.media[0]
     pictures = processor.image_processor
     most = media.max_slices if media.max_slices is not None else pictures.max_slice_nums
     return pictures.geometry.plan(picture_size(part), most)

@@ -29,7 +29,8 @@ class MediaRecipe:
     random and does not say how."""
 
     fps: tuple[float, float] | None = None
-    """Frames per second: the range from which every clip draws, evenly in octaves. Source as above."""
+    """Frames per second: the range from which every file draws, evenly in octaves. Source as above. Drawn clips bring
+    their frames, at rates of their own."""
 
     def __post_init__(self) -> None:
         if self.packing is not None and not (self.packing and set(self.packing) <= set(range(1, PACKING_LIMIT + 1))):
@@ -64,6 +65,13 @@ class LoraRecipe:
     bits: Literal[4, 16] = 16
     """Of every frozen weight of the language model's layers: 4 is QLoRA. Source: arXiv 2305.14314."""
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise SettingsError(
+                f"Adapters have rank {self.rank}, alpha {self.alpha} and dropout {self.dropout}.",
+                remedy="Rank and alpha are at least 1, dropout is a share below 1.",
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseRecipe:
@@ -77,6 +85,10 @@ class DenseRecipe:
 
     slots: float = 1.0
     """Weight of the mean loss on letters in slots, which the resampler should have passed on."""
+
+    def __post_init__(self) -> None:
+        if min(self.patches, self.slots) < 0:
+            raise SettingsError(f"Dense losses weigh {self.patches} and {self.slots}.", remedy="Weights are 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

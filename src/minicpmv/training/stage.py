@@ -89,6 +89,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     trainable = choose_trainable(model, recipe)
     for part in recipe.rates:
         getattr(model, part).train()
+    model.training = True  # a process without pictures then still takes part in the tower's gradients
     losses = spread(TokenLoss(model, _dense_heads(recipe, folder, model)), recipe, accelerator)
     learning = dict(model.named_parameters())
     trainable = Trainable(trainable.module, {name: learning[name] for name in trainable.parameters})
@@ -145,8 +146,10 @@ def find_start(start: str, folder: Path) -> str | Path:
     Raises:
         CheckpointNotFoundError: nothing is there.
     """
+    if is_bundled_name(start) or (Path(start) / "config.json").is_file():
+        return find_checkpoint(start)
     before = folder.absolute().parent / start / "model"
-    if not is_bundled_name(start) and re.fullmatch(r"\w+", start) and not Path(start).exists() and not before.is_dir():
+    if re.fullmatch(r"[\w.-]+", start) and not Path(start).exists() and not before.is_dir():
         raise CheckpointNotFoundError(
             f"This stage goes on from {start}, and there is no {before}.",
             remedy=f"Run `minicpmv train {start}` before, or start from another model with --model.",

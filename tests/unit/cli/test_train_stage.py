@@ -1,12 +1,16 @@
 """Fine-tuning from the command line, on data of one's own."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image, ImageDraw
 
 import minicpmv
+from minicpmv.cli.local_processes import train_together
 from minicpmv.cli.main import main
 from minicpmv.recipes.loader import bundled_recipes, load_recipe
 from minicpmv.training.recipe import TrainingRecipe
@@ -91,6 +95,8 @@ def test_a_chain_runs_every_stage_once_and_goes_on_where_it_stopped(
     assert "two, 2 of 2: nano_sft_2" in said.err
     assert command(*words) == 0
     assert capsys.readouterr().err.count("is done; remove") == 2
+    assert command(*words, "--set", "nano_sft_2.batch=3") == 0
+    assert "nano_sft_2 is done with other settings; remove" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_chain_describes_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +118,7 @@ def test_a_dry_run_of_a_chain_describes_every_stage(capsys: pytest.CaptureFixtur
         (("nano_pretrain_1", "--model", "nano"), "no dense heads for this model"),
         (("nano", "--data", "mine.jsonl"), "makes a model from the beginning"),
         (("nano", "--set", "batch=3"), "changes no recipe of nano"),
+        (("nano_sft", "--dry-run", "--set", "rows.tokens=8"), "No sample can be used"),
         (("8b_join", "--set", "processor=/no/such/folder"), "/no/such/folder"),
     ],
 )
@@ -167,3 +174,42 @@ def test_processes_that_fail_say_so_once(tmp_path: Path, capfd: pytest.CaptureFi
     errors = capfd.readouterr().err
     assert errors.count("/no/such/folder") == 1
     assert "Traceback" not in errors
+
+
+def test_a_chain_is_not_started_in_several_processes_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command("nano", "--device", "cpu") == 1
+    assert "Start it once, with --processes" in capsys.readouterr().err
+
+
+def test_a_dry_run_looks_at_the_run_it_would_go_on_from(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "mine" / "model")
+    assert command("nano_sft", "--dry-run", "--set", "start=mine", "--out", tmp_path / "next") == 0
+    assert "resampler      395,776" not in capsys.readouterr().out
+
+
+STUBS = {
+    "killed": "import os, signal, time\nos.kill(os.getpid(), signal.SIGKILL) if RANK == 0 else time.sleep(60)",
+    "second": "import sys, time\ntime.sleep(0.2 if RANK else 1.5)\nsys.exit('the reason') if RANK else sys.exit(1)",
+}
+
+
+@pytest.mark.parametrize(("stub", "said"), [("killed", "ended by SIGKILL"), ("second", "process-1.log says why")])
+def test_the_process_that_fails_first_is_named(
+    stub: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "stub" / "minicpmv"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(f"import os\nRANK = int(os.environ['RANK'])\n{STUBS[stub]}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(typer.Exit):
+        train_together([], tmp_path / "run", 2)
+    assert time.monotonic() - began < 30
+    assert said in capsys.readouterr().err

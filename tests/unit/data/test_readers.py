@@ -227,3 +227,38 @@ def test_a_folder_of_several_kinds_or_none_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path)
     with pytest.raises(OptionError, match=r"\.jsonl, \.tar"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '"q"', "3", "[" * 100_000])
+def test_a_record_of_a_tar_that_is_no_object_is_a_flaw(text: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for name, content in (("a.json", text.encode()), ("a.txt", b"hello"), ("b.txt", b"fine"), ("b.jpg", b"x")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    found = [sample for sample, _ in open_source(tmp_path / "shard.tar").read(Position())]
+    assert isinstance(found[0], Flaw)
+    assert not isinstance(found[1], Flaw)
+
+
+@pytest.mark.parametrize("name", ["broken.tar", "broken.parquet"])
+def test_a_damaged_file_is_one_flaw_and_the_next_is_read(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(b"this is not what it is called" * 100)
+    whole = tmp_path / f"whole{(tmp_path / name).suffix}"
+    if whole.suffix == ".tar":
+        with tarfile.open(whole, "w") as archive:
+            for member_name, content in (("a.txt", b"fine"), ("a.jpg", b"x")):
+                member = tarfile.TarInfo(member_name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    else:
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        write_table(pyarrow.table({"question": ["who?"], "answer": ["me"]}), whole)
+    found = [sample for sample, _ in open_source(tmp_path).read(Position())]
+    assert isinstance(found[0], Flaw)
+    assert "damaged" in found[0].reason
+    assert len(found) == 2
+    assert not isinstance(found[1], Flaw)

@@ -40,6 +40,10 @@ def test_bundled_recipes_name_known_models_and_worlds(name: str) -> None:
             assert set(stage.worlds) <= known
     elif isinstance(recipe, ChainRecipe):
         members = load_members(recipe)
+        drawn = [
+            (member.seed, name) for member in members if isinstance(member, TrainingRecipe) for name in member.data
+        ]
+        assert len(set(drawn)) == len(drawn), "no stage repeats the samples of another"
         assert [member.start for member in members if isinstance(member, TrainingRecipe)] == [
             member.name for member in members[:-1]
         ]
@@ -73,6 +77,8 @@ def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None
         ("data={a: {world: ask, path: b.jsonl}}", "world and path"),
         ("media={packing: [0, 6]}", "packing"),
         ("sharding=some", "Choose one of"),
+        ("lora={rank: 0, alpha: 1}", "rank 0"),
+        ("dense={heads: nano_towers, patches: -1.0}", "Dense losses weigh"),
     ],
 )
 def test_a_stage_that_cannot_be_carried_out_is_refused_when_it_is_read(change: str, reason: str) -> None:
