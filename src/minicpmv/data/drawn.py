@@ -15,6 +15,7 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration, Level
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES, corrupt
+from minicpmv.data.options import checked_names, checked_range, checked_share
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds import questions
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
@@ -76,13 +77,9 @@ class Studio:
         Raises:
             OptionError: the bounds are no two numbers in order.
         """
-        bounds = (longest_side_px, longest_side_px) if isinstance(longest_side_px, int) else tuple(longest_side_px)
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
-            raise OptionError(
-                f"longest_side_px is {longest_side_px}.", remedy="Give one number of px, or the smallest and largest."
-            )
+        bounds = checked_range("longest_side_px", longest_side_px, 1)
         faces = find_faces(split, system=False)
-        return cls(split, faces, entities_of(make_world(world_seed), split), (bounds[0], bounds[1]))
+        return cls(split, faces, entities_of(make_world(world_seed), split), bounds)
 
     def layouts(self, kind: str) -> tuple[str, ...]:
         """Layouts of a kind of page; the last one is never seen in training."""
@@ -150,7 +147,11 @@ def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0
         studio: what pages are drawn with.
         kinds: kinds of pages.
         told: share of pages that are text already, to be repeated.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    kinds, told = checked_names("kinds", kinds, PAGE_KINDS), checked_share("told", told)
 
     def draw(generator: Generator, key: str) -> Sample:
         page = studio.page(generator, _pick(generator, kinds))
@@ -166,7 +167,11 @@ def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0)
         studio: what pages are drawn with.
         kinds: kinds of pages.
         told: share of questions about the page's text instead of its picture; charts are always shown.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    kinds, told = checked_names("kinds", kinds, PAGE_KINDS), checked_share("told", told)
 
     def draw(generator: Generator, key: str) -> Sample:
         while True:
@@ -193,7 +198,11 @@ def restore(
         calibration: how strong each level is, or the file that says so; the bundled one if empty.
         kinds: kinds of pages.
         shares: how often a region gets each level.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    kinds = checked_names("kinds", kinds, PAGE_KINDS)
     if isinstance(calibration, str):
         calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
     levels = calibration
@@ -212,7 +221,11 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
         think: the worked steps are there as reasoning.
         kinds: kinds of problems.
         told: share of tables that are text instead of a picture.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    kinds, told = checked_names("kinds", kinds, PROBLEM_KINDS), checked_share("told", told)
 
     def draw(generator: Generator, key: str) -> Sample:
         table = draw_table(generator, studio.split, 2 + int(generator.random() * 3), 2 + int(generator.random() * 2))
@@ -240,7 +253,12 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
         studio: what they are drawn with.
         max_words: most words of a line.
         most_lines: most lines, where they fit at a size that can be read.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    max_words, _ = checked_range("max_words", max_words, 1)
+    most_lines, _ = checked_range("most_lines", most_lines, 1)
 
     def draw(generator: Generator, key: str) -> Sample:
         size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
@@ -260,7 +278,12 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
 
 
 def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
-    """Pictures of a few shapes or a digit, with a question about them."""
+    """Pictures of a few shapes or a digit, with a question about them.
+
+    Raises:
+        OptionError: an option is none of its kind.
+    """
+    tasks = checked_names("tasks", tasks, SCENE_TASKS)
 
     def draw(generator: Generator, key: str) -> Sample:
         scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces)
@@ -282,12 +305,8 @@ def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int 
     Raises:
         OptionError: the numbers are no two in order, or a clip would be too long or too short; or a task is unknown.
     """
-    bounds = (num_frames, num_frames) if isinstance(num_frames, int) else tuple(num_frames)
-    if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= MOST_FRAMES:
-        raise OptionError(
-            f"num_frames is {num_frames}.",
-            remedy=f"Give one number from 1 to {MOST_FRAMES}, or the fewest and the most.",
-        )
+    bounds = checked_range("num_frames", num_frames, 1, MOST_FRAMES)
+    tasks = checked_names("tasks", tasks, CLIP_TASKS)
     needed = {task: fewest_frames(task) for task in tasks}
 
     def draw(generator: Generator, key: str) -> Sample:

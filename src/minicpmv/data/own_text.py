@@ -11,6 +11,7 @@ from numpy.random import Generator
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES
 from minicpmv.data.drawn import READ, Draw, Studio, damaged_sample, page_sample
+from minicpmv.data.options import checked_range, checked_share
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds.scripts import Font, read_text, render_text_page
 
@@ -19,9 +20,9 @@ def own_text(
     studio: Studio,
     *,
     text: str,
-    fonts: Sequence[str],
-    size_px: Sequence[int] = (16, 24),
-    lines: Sequence[int] = (1, 8),
+    fonts: str | Sequence[str],
+    size_px: int | Sequence[int] = (16, 24),
+    lines: int | Sequence[int] = (1, 8),
     damaged: float = 0.0,
 ) -> Draw:
     """Pages of a text of one's own, in any script, to be read or restored.
@@ -29,7 +30,7 @@ def own_text(
     Args:
         studio: how wide pages are.
         text: a file in UTF-8, a sentence or paragraph a line.
-        fonts: font files that have its characters.
+        fonts: a font file that has its characters, or several.
         size_px: smallest and largest font size.
         lines: fewest and most lines of the text on a page, which follow each other there.
         damaged: share of pages with damaged lines to restore.
@@ -37,15 +38,18 @@ def own_text(
     Raises:
         OptionError: a file cannot be read, or no font has the characters of any line.
     """
+    smallest, largest = checked_range("size_px", size_px, 6, 200)
+    fewest, most = checked_range("lines", lines, 1)
+    damaged = checked_share("damaged", damaged)
+    fonts = [fonts] if isinstance(fonts, str) else fonts
     opened = [Font.open(Path(font)) for font in fonts]
     printable = read_text(Path(text), opened)
     levels = Calibration.bundled()
 
     def draw(generator: Generator, key: str) -> Sample:
         first = int(generator.integers(len(printable)))
-        some = printable[first : first + int(generator.integers(lines[0], lines[1] + 1))]
+        some = printable[first : first + int(generator.integers(fewest, most + 1))]
         able = [font for font in opened if not font.lacks(some[0])]
-        some = [line for line in some if any(not font.lacks(line) for font in able)]
         font = able[int(generator.integers(len(able)))]
         some = [line for line in some if not font.lacks(line)]
         page = render_text_page(
@@ -53,7 +57,7 @@ def own_text(
             some,
             fonts=[font],
             width=int(generator.integers(studio.longest_side_px[0], studio.longest_side_px[1] + 1)),
-            size_px=int(generator.integers(size_px[0], size_px[1] + 1)),
+            size_px=int(generator.integers(smallest, largest + 1)),
         )
         if generator.random() < damaged:
             return damaged_sample(generator, key, page, levels, LEVEL_SHARES)

@@ -29,7 +29,7 @@ from minicpmv.messages import Part
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.slicing import Size, SlicePlan, slice_boxes
 from minicpmv.training.towers.patch_reading import SLOTS, UNKNOWN, PatchReader, counted_slots
-from minicpmv.training.towers.reading_slots import PLACES, SHARPNESS, SlotCodes, letters_in_slots
+from minicpmv.training.towers.reading_slots import PLACES, SlotCodes, letters_in_slots, slot_scores
 
 FILE = "dense_heads.safetensors"
 """In the folder of the towers' run, beside `model`."""
@@ -68,9 +68,7 @@ class DenseHeads(nn.Module):
             tokens: [packs, queries, d_llm].
             letters: int64 [packs, queries, 6], `UNKNOWN` where nothing is asked.
         """
-        table = self.codes.codes.weight.float()
-        scores = tokens.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
-        by_place = scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
+        by_place = slot_scores(tokens, self.codes.codes.weight)
         return nn.functional.cross_entropy(
             by_place.flatten(0, 2), letters.flatten(), ignore_index=UNKNOWN, reduction="sum"
         )

@@ -127,5 +127,5 @@ def test_words_that_run_by_are_of_the_studios_split() -> None:
 def test_numbers_of_frames_that_make_no_sense_are_refused(number: int | list[int]) -> None:
     with pytest.raises(OptionError, match="num_frames"):
         clips(TRAIN, num_frames=number)
-    with pytest.raises(OptionError, match="not a clip task"):
+    with pytest.raises(OptionError, match="tasks is"):
         clips(TRAIN, tasks=["weather"])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,22 @@ def test_one_name_for_two_things_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_line_knows_every_world() -> None:
     assert set(DRAWN) == set(WORLDS)
+
+
+@pytest.mark.parametrize(
+    ("world", "options", "reason"),
+    [
+        ("read", {"kinds": []}, "kinds is"),
+        ("ask", {"kinds": ["menu"]}, "kinds is"),
+        ("reason", {"kinds": ["nope"]}, "kinds is"),
+        ("ask", {"told": "x"}, "told is x"),
+        ("clips", {"tasks": []}, "tasks is"),
+        ("clips", {"num_frames": [9, 3]}, "num_frames is"),
+        ("scenes", {"tasks": ["nope"]}, "tasks is"),
+        ("lines", {"most_lines": 0}, "most_lines is 0"),
+        ("read", {"longest_side_px": True}, "longest_side_px is True"),
+    ],
+)
+def test_a_wrong_option_is_named_when_the_world_is_opened(world: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        open_world(world, options)

@@ -1,4 +1,4 @@
-"""Pictures of one or two printed lines, with the text and the box of every character.
+"""Pictures of one to five printed lines, with the text and the box of every character.
 
     words -> face and size that fit -> ink mask -> sometimes resized -> paint -> LineSample
 

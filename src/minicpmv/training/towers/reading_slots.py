@@ -97,7 +97,7 @@ def slot_tensors(letters: Sequence[NDArray[np.int64]], packs: Sequence[int], gen
     """What the resampler should say about some of the pictures of a batch.
 
     Args:
-        letters: int64 [queries, thirds] of each of them.
+        letters: int64 [queries, places] of each of them.
         packs: which packs of the batch they are.
         generator: decides which empty slots count.
     """
@@ -105,6 +105,21 @@ def slot_tensors(letters: Sequence[NDArray[np.int64]], packs: Sequence[int], gen
     counted = counted_slots(generator, stacked)
     tensors = {"lettered": np.asarray(packs), "letters": stacked, "counted_letters": counted}
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+
+def slot_scores(features: Tensor, codes: Tensor) -> Tensor:
+    """How close features are to each letter in each place.
+
+    Args:
+        features: [packs, queries, d_llm].
+        codes: [places * letters, d_llm]; they learn nothing here.
+
+    Returns:
+        Logits float32 [packs, queries, places, letters]: `SHARPNESS` for the very code, about zero for another one.
+    """
+    table = codes.detach().float()
+    scores = features.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
+    return scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
 
 
 def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, float]:
@@ -122,10 +137,7 @@ def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor)
     Returns:
         The loss, and the share of letters that are right.
     """
-    table = codes.detach().float()
-    # A matching code scores SHARPNESS, an unrelated one about zero.
-    scores = features.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
-    by_place = scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
+    by_place = slot_scores(features, codes)
     loss = F.cross_entropy(by_place[counted], letters[counted])
     present = letters > 0
     right = (by_place.argmax(-1) == letters)[present].float().mean().item()

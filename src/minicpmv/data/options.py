@@ -1,0 +1,52 @@
+"""Options of worlds, checked when a world is opened and not at the first drawing in a data worker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minicpmv.errors import OptionError
+
+
+def checked_range(name: str, value: Any, lowest: int, highest: int | None = None) -> tuple[int, int]:
+    """A number, or the smallest and the largest one, as a pair.
+
+    Args:
+        name: of the option.
+        value: what was given.
+        lowest: smallest number allowed.
+        highest: largest number allowed; None without a bound.
+
+    Raises:
+        OptionError: neither one whole number nor two in order, or out of bounds.
+
+    >>> checked_range("lines", 3, 1), checked_range("lines", [2, 5], 1)
+    ((3, 3), (2, 5))
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+    whole = len(pair) == 2 and all(isinstance(number, int) and not isinstance(number, bool) for number in pair)
+    if not whole or not lowest <= pair[0] <= pair[1] or (highest is not None and pair[1] > highest):
+        allowed = f"from {lowest}" + ("" if highest is None else f" to {highest}")
+        raise OptionError(f"{name} is {value}.", remedy=f"Give one number {allowed}, or the smallest and the largest.")
+    return pair[0], pair[1]
+
+
+def checked_names(name: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """Some of the names that are known, at least one.
+
+    Raises:
+        OptionError: none, or one that is not known.
+    """
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or any(one not in known for one in names):
+        raise OptionError(f"{name} is {value}.", remedy=f"List some of {', '.join(known)}.")
+    return names
+
+
+def checked_share(name: str, value: Any) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        OptionError: something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value}.", remedy="Give a share from 0 to 1.")
+    return float(value)
