@@ -62,7 +62,7 @@ def evaluate(
     """Score a model on questions with known answers: on all tasks, some of them, or data of your own."""
     with working(f"loading {model or 'the bundled nano model'}"):
         from minicpmv.cli.answering import hush_libraries
-        from minicpmv.evaluation.own_data import own_task
+        from minicpmv.evaluation.own_data import own_tasks
         from minicpmv.evaluation.run import choose
         from minicpmv.evaluation.run import evaluate as run
         from minicpmv.evaluation.tasks import ALL, AnswerTask
@@ -70,7 +70,7 @@ def evaluate(
 
         named = ("" if data else ALL) if tasks is None else tasks
         asked: list[str | AnswerTask] = [name.strip() for name in named.split(",") if name.strip()]
-        asked += [own_task(path) for path in data or ()]
+        asked += own_tasks(data or ())
         hush_libraries(progress=model is not None and sys.stderr.isatty())
         loaded = load(model, device=device, dtype=dtype)
     with _record(answers) as file, Observer(len(choose(asked)), file) as observer:

@@ -1,9 +1,9 @@
 """A person's own questions with known answers, from any data set that training can read.
 
-file -> open_source -> Sample -> Question ; own_task -> AnswerTask
+files -> open_source -> Sample -> Question ; own_tasks -> AnswerTask
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from minicpmv.data.readers import Flaw, Position, open_source
 from minicpmv.data.sample import Sample
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.question import Question
-from minicpmv.evaluation.tasks import AnswerTask
+from minicpmv.evaluation.tasks import TASKS, AnswerTask
 
 FEWEST_TOKENS, MOST_TOKENS = 96, 8192
 """Bounds of an answer's length."""
@@ -35,11 +35,26 @@ class OwnDataTask(AnswerTask):
         return iter(self.given[: self.num_samples if num_samples is None else num_samples])
 
 
-def own_task(path: Path) -> OwnDataTask:
+def own_tasks(paths: Sequence[Path]) -> list[OwnDataTask]:
+    """A task per data set, called after its file; by its path where that name is another's.
+
+    Raises:
+        OptionError: as of `own_task`.
+    """
+    stems = [path.stem for path in paths]
+    taken = {task.name for task in TASKS}
+    return [
+        own_task(path, stem if stems.count(stem) == 1 and stem not in taken else str(path))
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+
+
+def own_task(path: Path, name: str) -> OwnDataTask:
     """The last turn of every sample of a data set as a question, those before it as what was said already.
 
     Args:
         path: a `.jsonl`, `.parquet`, `.tar` or `.pdf` file, or a folder of them.
+        name: of the task.
 
     Raises:
         OptionError: nothing there, or a record that cannot be asked; its key and reason are named.
@@ -55,7 +70,7 @@ def own_task(path: Path) -> OwnDataTask:
     # No tokenizer needs more tokens than a text has bytes; a model that does not end is cut at twice the longest.
     longest = min(MOST_TOKENS, max(FEWEST_TOKENS, 2 * max(len(question.answer.encode()) for question in given)))
     draw = partial(_any_of, tuple(given))
-    return OwnDataTask(path.stem, draw, len(given), is_reading=True, longest=longest, given=tuple(given))
+    return OwnDataTask(name, draw, len(given), is_reading=True, longest=longest, given=tuple(given))
 
 
 def _question(sample: Sample) -> Question:

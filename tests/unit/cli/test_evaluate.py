@@ -104,6 +104,11 @@ def test_questions_of_ones_own_are_asked_in_their_order(
     assert (score["task"], score["num_samples"]) == ("mine", 3)
     asked = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["question"], line["truth"]) for line in asked] == [(f"What is {n}?", str(n)) for n in range(3)]
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "mine.jsonl"
+    twin.write_text(json.dumps({"question": "Who?", "answer": "me"}) + "\n", encoding="utf-8")
+    assert evaluate(toy_folder, "--data", mine, "--data", twin, "--samples", 1, "--json") == 0
+    assert [score["task"] for score in json.loads(capsys.readouterr().out)["scores"]] == [str(mine), str(twin)]
     assert evaluate(toy_folder, "--data", mine, "--tasks", "scenes.colour", "--samples", 1, "--json") == 0
     assert [score["task"] for score in json.loads(capsys.readouterr().out)["scores"]] == ["scenes.colour", "mine"]
 
