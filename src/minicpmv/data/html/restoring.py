@@ -6,14 +6,12 @@ PageSample -> corrupt -> damaged picture, question, the lines as they were -> Sa
 from collections.abc import Mapping
 
 from numpy.random import Generator
-from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration, Level
-from minicpmv.data.corruption.corrupt import LEVEL_SHARES, corrupt
-from minicpmv.data.drawn import RESTORE
+from minicpmv.data.corruption.corrupt import LEVEL_SHARES
+from minicpmv.data.drawn import damaged_sample
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds.paper import PageSample
-from minicpmv.messages import ImagePart, Message, TextPart
 
 
 def restore_page(
@@ -36,9 +34,4 @@ def restore_page(
     Raises:
         OptionError: the page has no regions.
     """
-    damaged = corrupt(generator, page.image, page.regions, calibration or Calibration.bundled(), shares=shares)
-    question = RESTORE[int(generator.random() * len(RESTORE))]
-    answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
-    metadata = {"kind": page.kind, "task": "restore", "targets": [target.to_dict() for target in damaged.targets]}
-    asked = Message("user", (ImagePart(Image.fromarray(damaged.image)), TextPart(question)))
-    return Sample(key, (asked, Message("assistant", (TextPart(answer),))), metadata)
+    return damaged_sample(generator, key, page, calibration or Calibration.bundled(), shares)
