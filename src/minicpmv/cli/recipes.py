@@ -26,11 +26,15 @@ def show_recipe(
     changes: shared.Changes = None,
 ) -> None:
     """Print a recipe; with --set, as it is after the changes."""
-    from minicpmv.recipes.loader import load_recipe, recipe_path
+    from minicpmv.recipes.loader import ChainRecipe, load_members, load_recipe, recipe_path
     from minicpmv.settings import dump_settings
 
     recipe = load_recipe(name, changes or ())
-    print(dump_settings(recipe) if changes else recipe_path(name).read_text(encoding="utf-8"), end="")
+    if not changes:
+        print(recipe_path(name).read_text(encoding="utf-8"), end="")
+        return
+    shown = load_members(recipe, changes) if isinstance(recipe, ChainRecipe) else [recipe]
+    print("---\n".join(dump_settings(one) for one in shown), end="")
 
 
 @recipes.command("diff")

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from minicpmv.cli.main import main
 from minicpmv.cli.training_progress import RunningMeans
@@ -130,10 +131,15 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["recipes", "list"]) == 0
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == set(bundled_recipes())
-    name, path = next(iter(bundled_recipes().items()))
+    name, path = "sft", bundled_recipes()["sft"]
     assert main(["recipes", "show", name]) == 0
     assert capsys.readouterr().out == path.read_text(encoding="utf-8")
     assert main(["recipes", "show", name, "--set", "seed=7"]) == 0
     assert "\nseed: 7\n" in capsys.readouterr().out
+    assert main(["recipes", "show", "nano", "--set", "nano_sft_1.seed=7"]) == 0
+    members = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert [member["seed"] for member in members if member["name"] == "nano_sft_1"] == [7]
+    assert main(["recipes", "show", "nano", "--set", "seed=7"]) == 1
+    assert "changes no recipe of nano" in capsys.readouterr().err
     assert main(["recipes", "show", "nothing"]) == 1
     assert "nothing" in capsys.readouterr().err
