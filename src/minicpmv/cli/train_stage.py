@@ -14,6 +14,7 @@ from minicpmv.errors import OptionError
 if TYPE_CHECKING:
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.training.feeding import StepBatch
     from minicpmv.training.recipe import TrainingRecipe
 
 DEFAULT_EPOCHS = 3.0
@@ -165,19 +166,7 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     with torch.device("meta"):
         model = MiniCPMVForConditionalGeneration(config)
     choose_trainable(model, recipe)
-    schedule = recipe.schedule
-    lines = [
-        f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch:,} samples, "
-        f"{schedule.warmup:,} of warm-up, "
-        + (
-            f"{schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak"
-            if schedule.decay
-            else "then held"
-        ),
-        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}, "
-        + ("sharded" if recipe.sharding == "full" else "not sharded")
-        + (", activations recomputed" if recipe.recompute else ""),
-    ]
+    schedule, lines = recipe.schedule, _intent(recipe)
     by_part = counts_by_part(model, recipe.rates)
     for part, (whole, learning, rate) in by_part.items():
         lines.append(
@@ -187,9 +176,7 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     drawn = replace(recipe, batch=min(recipe.batch, MOST_DRAWN))
     with working("drawing samples"):
         batch = load_step(drawn, processor, recipe_mixture(drawn), 0, Share())
-    if not batch.passes:
-        _, key, reason = batch.flaws[0]
-        raise OptionError(f"No sample can be used. {key}: {reason}", remedy="Change the data, or rows.tokens.")
+    _refuse_nothing(batch)
     scale, numbers = recipe.batch / drawn.batch, numbers_of(config)
     counts = Counter({name: round(number * scale) for name, number in batch.counts.items()})
     adapted = set(recipe.rates) - set(recipe.lora.whole) if recipe.lora else set()
@@ -216,6 +203,26 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
     return "\n".join([*lines, note] if note else lines)
+
+
+def _intent(recipe: "TrainingRecipe") -> list[str]:
+    """What a recipe says about steps and arithmetic, in two lines."""
+    schedule = recipe.schedule
+    falls = f"{schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak"
+    return [
+        f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch:,} samples, "
+        f"{schedule.warmup:,} of warm-up, " + (falls if schedule.decay else "then held"),
+        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}, "
+        + ("sharded" if recipe.sharding == "full" else "not sharded")
+        + (", activations recomputed" if recipe.recompute else ""),
+    ]
+
+
+def _refuse_nothing(batch: "StepBatch") -> None:
+    """A step from which nothing can be learned has no costs to count."""
+    if not batch.passes:
+        _, key, reason = batch.flaws[0]
+        raise OptionError(f"No sample can be used. {key}: {reason}", remedy="Change the data, or rows.tokens.")
 
 
 def _known_start(recipe: "TrainingRecipe", folder: Path) -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":
