@@ -19,10 +19,9 @@ from torch import Tensor
 
 from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, lines_that_fit, render_line
+from minicpmv.data.worlds.lines import PARAGRAPH_LINES
 from minicpmv.data.worlds.questions import READING, ask
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
-from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.data.worlds.text import copy_pair, text_pair
 from minicpmv.errors import ShapeContractError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
@@ -32,9 +31,9 @@ from minicpmv.processing.patches import patchify_all
 from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
 from minicpmv.training.towers.learner import Learner
-from minicpmv.training.towers.objectives import Batch, split_counts, step_generator
+from minicpmv.training.towers.objectives import Batch, lettered_lines, split_counts, step_generator
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
-from minicpmv.training.towers.reading_slots import letters_in_slots, slot_loss, slot_tensors
+from minicpmv.training.towers.reading_slots import slot_loss, slot_tensors
 from minicpmv.training.towers.recipe import StageRecipe
 
 STILL = ((-1,),)
@@ -268,16 +267,10 @@ def lines_of(name: str, most: int, *, is_symbolic: bool) -> World:
     """A world of printed lines, at most so many below each other, on a canvas drawn for the whole batch."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
-        size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
-        exchanges = []
-        for _ in range(count):
-            num_lines = lines_that_fit(generator, size, most)
-            line = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
-            labels = PatchLabels.of_text(patch_targets(line.characters, *size))
-            letters = letters_in_slots(line.characters, num_queries)
-            question = ask(generator, READING)
-            exchanges.append(Exchange(name, (line.image,), STILL, question, line.text, labels, letters, is_symbolic))
-        return exchanges
+        return [
+            Exchange(name, (line.image,), STILL, ask(generator, READING), line.text, labels, letters, is_symbolic)
+            for line, labels, letters in lettered_lines(generator, faces, count, num_queries, most)
+        ]
 
     return draw
 

@@ -4,7 +4,7 @@ An objective is a pair of pure functions. `batch(step)` makes the batch of one s
 worker without torch state; `loss(learner, batch)` turns it into a scalar and named numbers for the log.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, lines_that_fit, render_line
+from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, LineSample, lines_that_fit, render_line
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
@@ -124,18 +124,27 @@ def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
     return draw
 
 
+def lettered_lines(
+    generator: Generator, faces: Sequence[Face], count: int, num_queries: int, most: int
+) -> Iterator[tuple[LineSample, PatchLabels, NDArray[np.int64]]]:
+    """Pictures of at most so many lines below each other, one size for all, with the labels of patches and of slots.
+
+    One at a time: whoever draws a question to each keeps to the order of picture, question, picture.
+    """
+    size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
+    for _ in range(count):
+        num_lines = lines_that_fit(generator, size, most)
+        lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
+        labels = PatchLabels.of_text(patch_targets(lines.characters, *size))
+        yield lines, labels, letters_in_slots(lines.characters, num_queries)
+
+
 def lines_of(most: int) -> "PictureWorld":
     """A world of pictures of lines, at most so many below each other, all of a batch in one of the sizes."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-        size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
-        pictures = []
-        for _ in range(count):
-            num_lines = lines_that_fit(generator, size, most)
-            lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
-            labels = PatchLabels.of_text(patch_targets(lines.characters, *size))
-            pictures.append(LabelledPicture(lines.image, labels, letters_in_slots(lines.characters, num_queries)))
-        return pictures
+        drawn = lettered_lines(generator, faces, count, num_queries, most)
+        return [LabelledPicture(lines.image, labels, letters) for lines, labels, letters in drawn]
 
     return draw
 
