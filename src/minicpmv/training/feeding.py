@@ -32,6 +32,9 @@ from minicpmv.processing.slicing import SlicePlan
 from minicpmv.training.dense import collate_labels, counts_of, dense_labels, picture_size
 from minicpmv.training.recipe import MediaRecipe, TrainingRecipe
 
+LOOKING = 1
+"""Last word of a seed, for how a sample is looked at: the mixture has [s, n], which numpy takes for [s, n, 0] too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -146,7 +149,7 @@ def load_step(
         if isinstance(sample, Flaw):
             flaws.append((source, sample.key, sample.reason))
             continue
-        generator = np.random.default_rng([recipe.seed, step, place])
+        generator = np.random.default_rng([recipe.seed, step, place, LOOKING])
         try:
             encoded = encode_sample(sample, processor, recipe.media, recipe.rows.tokens, generator)
         except MiniCPMVError as error:

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 import minicpmv
 from minicpmv.cli.local_processes import train_together
 from minicpmv.cli.main import main
-from minicpmv.recipes.loader import bundled_recipes, load_recipe
+from minicpmv.recipes.loader import ChainRecipe, bundled_recipes, load_recipe
 from minicpmv.training.recipe import TrainingRecipe
 
+ROOT = Path(__file__).resolve().parents[3]
 STAGES = [name for name in bundled_recipes() if isinstance(load_recipe(name), TrainingRecipe)]
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
@@ -97,6 +98,21 @@ def test_a_chain_runs_every_stage_once_and_goes_on_where_it_stopped(
     assert capsys.readouterr().err.count("is done; remove") == 2
     assert command(*words, "--set", "nano_sft_2.batch=3") == 0
     assert "nano_sft_2 is done with other settings; remove" in capsys.readouterr().err
+
+
+def test_the_whole_chain_runs_from_blank_weights_and_its_model_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("nano", "--tiny", "--out", tmp_path, "--device", "cpu") == 0
+    chain = load_recipe("nano")
+    assert isinstance(chain, ChainRecipe)
+    last = tmp_path / chain.chain[-1] / "model"
+    assert capsys.readouterr().out.split()[-1] == str(last)
+    for name in chain.chain[1:]:
+        assert json.loads((tmp_path / name / "checkpoint" / "state.json").read_text("utf-8"))["step"] == 2
+    assert (
+        main(["ask", str(ROOT / "examples" / "sign.png"), "What?", "--model", str(last), "--max-new-tokens", "4"]) == 0
+    )
 
 
 def test_a_dry_run_of_a_chain_describes_every_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ from minicpmv.generation.loading import bundled_folder, read_processor
 from minicpmv.messages import ImagePart, Message, TextPart
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
+from minicpmv.recipes.loader import load_stage
 from minicpmv.training.dense import DenseHeads, dense_labels, load_heads, picture_size, save_heads
+from minicpmv.training.feeding import Share, load_step, recipe_mixture
 from minicpmv.training.towers.patch_reading import UNKNOWN, PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes, letters_in_slots
 
@@ -70,15 +72,42 @@ def test_in_slices_the_ink_lies_under_the_labels(seed: int, processor: MiniCPMVP
     assert np.median(contrast[is_empty]) < np.median(contrast[has_letter])
 
 
-def test_what_is_not_known_is_not_asked(processor: MiniCPMVProcessor) -> None:
-    for world, options in (("clips", {}), ("facts", {}), ("scenes", {}), ("restore", {}), ("ask", {"told": 1.0})):
-        sample = drawn(world, **options) if world != "ask" else drawn("ask", kinds=["form"], told=1.0)
-        assert sample.characters == ()
-        encoded = processor.encode_conversation(sample.messages)
-        labels = dense_labels(sample, encoded, None, np.random.default_rng(0))
-        assert len(labels["letters"]) == sum(int(rows.item_shapes.prod(-1).sum()) for rows in encoded.visuals)
-        assert (labels["letters"] == UNKNOWN).all()
-        assert (labels["slot_letters"] == UNKNOWN).all()
+@pytest.mark.parametrize(
+    ("world", "options"),
+    [("clips", {}), ("facts", {}), ("scenes", {}), ("restore", {}), ("ask", {"kinds": ["form"], "told": 1.0})],
+)
+def test_what_is_not_known_is_not_asked(world: str, options: dict[str, object], processor: MiniCPMVProcessor) -> None:
+    recipe = load_stage(
+        "nano_pretrain_1", ["batch=4", f"data={{it: {{weight: 1.0, world: {world}, options: {options}}}}}"]
+    )
+    batch = load_step(recipe, processor, recipe_mixture(recipe), 0, Share())
+    assert not batch.flaws
+    assert batch.counts["samples"] == 4
+    assert batch.counts["letters"] == batch.counts["slot_letters"] == 0
+    patches = 0
+    for inputs in batch.passes:
+        assert ("letters" in inputs) == ("pixel_values" in inputs)
+        if "letters" in inputs:
+            patches += len(inputs["letters"])
+            assert len(inputs["letters"]) == len(inputs["pixel_values"])
+            assert (inputs["letters"] == UNKNOWN).all()
+            assert (inputs["slot_letters"] == UNKNOWN).all()
+    assert patches == batch.counts["patches"]
+
+
+def test_known_letters_reach_a_step_in_the_order_of_its_rows(processor: MiniCPMVProcessor) -> None:
+    """Lines, a clip and text in one row: the labels stay with the patches of the lines."""
+    weights = {"lines": 0.5, "clips": 0.3, "facts": 0.2}
+    sources = ", ".join(f"{world}: {{weight: {weight}, world: {world}}}" for world, weight in weights.items())
+    recipe = load_stage("nano_pretrain_1", ["batch=12", f"data={{{sources}}}"])
+    batch = load_step(recipe, processor, recipe_mixture(recipe), 0, Share())
+    assert {source for sources in batch.sources for source, _ in sources} == {"lines", "clips", "facts"}
+    assert batch.counts["letters"] > 0
+    for inputs in batch.passes:
+        present = (inputs["letters"] > 0).any(1)
+        pixels = inputs["pixel_values"][present]
+        contrast = pixels.amax(1) - pixels.amin(1)
+        assert (contrast > 0.4).float().mean() > 0.98
 
 
 def test_letters_of_two_pictures_are_refused(processor: MiniCPMVProcessor) -> None:
