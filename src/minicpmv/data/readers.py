@@ -298,6 +298,10 @@ def _key(path: Path, root: Path) -> str:
 def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
     try:
         return sample_from_record(read(), key, folder)
+    except json.JSONDecodeError as error:
+        return Flaw(key, f"This is not JSON: {error}")
+    except UnicodeDecodeError:
+        return Flaw(key, "This is not text in UTF-8.")
     except (MiniCPMVError, ValueError) as error:
         return Flaw(key, str(error).removeprefix(f"{key}: "))
     except RecursionError:

@@ -9,6 +9,7 @@ Names of media files are taken relative to the folder of the file that names the
 """
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
     """
     try:
         if not isinstance(record, Mapping):
-            raise MessageError(f"a record is a {type(record).__name__}.", remedy="Write one object per record.")
+            raise MessageError(
+                f"a record is {reprlib.repr(record)}, not an object.", remedy="Write one object per record."
+            )
         messages = parse_messages(_turns(record, folder))
         if not any(message.role == "assistant" and message.text for message in messages):
             raise MessageError("no assistant's turn says anything.", remedy="A sample needs an answer to learn.")
@@ -90,8 +93,9 @@ def _question_and_answer(record: Mapping[str, Any]) -> tuple[str, str]:
     answer = next((record[name] for name in ("completion", "answer", "caption", "text") if name in record), None)
     if isinstance(answer, str) and (isinstance(question, str) or question is None):
         return question if question is not None else CAPTION_QUESTION, answer
+    keys = ", ".join(sorted(map(str, record)))
     raise MessageError(
-        f"a record has the keys {', '.join(sorted(map(str, record)))}.",
+        f"a record has the keys {keys}." if keys else "a record is empty.",
         remedy="Give messages, conversations, prompt and completion, or a caption.",
     )
 

@@ -74,7 +74,8 @@ def test_without_marks_media_come_first() -> None:
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        ([], "a record is a list"),
+        ([], "a record is [], not an object"),
+        ({}, "a record is empty"),
         ({"image": "a.png"}, "has the keys image"),
         ({"conversations": [{"from": "cat", "value": "x"}]}, "lacks from or value"),
         ({"image": "a.png", "conversations": [{"from": "human", "value": "<image> <image>"}]}, "2 <image>"),
@@ -262,3 +263,15 @@ def test_a_damaged_file_is_one_flaw_and_the_next_is_read(name: str, tmp_path: Pa
     assert "damaged" in found[0].reason
     assert len(found) == 2
     assert not isinstance(found[1], Flaw)
+
+
+def test_lines_that_are_not_json_or_not_text_are_left_out_in_words(tmp_path: Path) -> None:
+    lines = [b"{not json", b'{"prompt": "\xff"}', b"null", json.dumps(question(1)).encode()]
+    (tmp_path / "mixed.jsonl").write_bytes(b"\n".join(lines))
+    found = [sample for sample, _ in open_source(tmp_path / "mixed.jsonl").read(Position())]
+    reasons = [sample.reason for sample in found if isinstance(sample, Flaw)]
+    assert [reason[:24] for reason in reasons] == [
+        "This is not JSON: Expect",
+        "This is not text in UTF-",
+        "a record is None, not an",
+    ]
