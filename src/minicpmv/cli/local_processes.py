@@ -37,6 +37,8 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(number)}
     processes: list[subprocess.Popen[bytes]] = []
     heard = signal.signal(signal.SIGTERM, _as_interrupt)
+    # A command in the background of a script ignores SIGINT, and so would its processes, which are stopped by it.
+    keyboard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for rank in range(number):
             environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -46,11 +48,13 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
                 continue
             with (folder / f"process-{rank}.log").open("a", encoding="utf-8") as log:
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        signal.signal(signal.SIGINT, keyboard)
         failed = _first_failed(processes)
     except BaseException:  # nobody goes on alone, whatever ended this process
         _end(processes, patience_s=_LAST_WORDS_S)
         raise
     finally:
+        signal.signal(signal.SIGINT, keyboard)
         signal.signal(signal.SIGTERM, heard)
     if failed is None:
         _end(processes, patience_s=_LAST_WORDS_S)

@@ -1,7 +1,11 @@
 """Fine-tuning from the command line, on data of one's own."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -210,22 +214,56 @@ def test_a_dry_run_looks_at_the_run_it_would_go_on_from(
 
 STUBS = {
     "killed": "import os, signal, time\nos.kill(os.getpid(), signal.SIGKILL) if RANK == 0 else time.sleep(60)",
+    "waits": (
+        "import time\nopen(f'began-{RANK}', 'w').close()\ntry:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    open(f'stopped-{RANK}', 'w').close()"
+    ),
     "second": "import sys, time\ntime.sleep(0.2 if RANK else 1.5)\nsys.exit('the reason') if RANK else sys.exit(1)",
 }
+
+
+def write_stub(folder: Path, stub: str) -> Path:
+    """A package of our name whose command does something else."""
+    package = folder / "stub" / "minicpmv"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(f"import os\nRANK = int(os.environ['RANK'])\n{STUBS[stub]}\n")
+    return package.parent
 
 
 @pytest.mark.parametrize(("stub", "said"), [("killed", "ended by SIGKILL"), ("second", "process-1.log says why")])
 def test_the_process_that_fails_first_is_named(
     stub: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package = tmp_path / "stub" / "minicpmv"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(f"import os\nRANK = int(os.environ['RANK'])\n{STUBS[stub]}\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    monkeypatch.setenv("PYTHONPATH", str(write_stub(tmp_path, stub)))
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
     with pytest.raises(typer.Exit):
         train_together([], tmp_path / "run", 2)
     assert time.monotonic() - began < 30
     assert said in capsys.readouterr().err
+
+
+def test_a_command_in_the_background_of_a_script_stops_its_processes_gently(tmp_path: Path) -> None:
+    """There SIGINT is ignored, and whoever is started inherits that."""
+    stub = write_stub(tmp_path, "waits")
+    command_line = f"""
+import os
+from pathlib import Path
+from minicpmv.cli.local_processes import train_together
+os.environ["PYTHONPATH"] = {str(stub)!r}
+train_together([], Path({str(tmp_path)!r}), 2)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", command_line],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(minicpmv.__file__).parents[1])},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no threads in the child yet
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("began-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(30)
+    assert sorted(path.name for path in tmp_path.glob("stopped-*")) == ["stopped-0", "stopped-1"]
