@@ -278,7 +278,7 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
 
 
 def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
-    """Pictures of a few shapes or a digit, with a question about them.
+    """Pictures of a few shapes, a digit or a sign, with a question about them.
 
     Raises:
         OptionError: an option is none of its kind.
@@ -286,7 +286,7 @@ def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
     tasks = checked_names("tasks", tasks, SCENE_TASKS)
 
     def draw(generator: Generator, key: str) -> Sample:
-        scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces)
+        scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces, split=studio.split)
         picture = ImagePart(Image.fromarray(scene.image))
         return _answered(key, picture, scene.question, scene.answer, "scene", scene.task)
 

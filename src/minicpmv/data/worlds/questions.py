@@ -27,16 +27,18 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "digit": ("Which digit is it?", "What digit is in the picture?"),
     "place": ("Where is the shape?", "On which side is the shape?"),
     "colour_of": ("What colour is the {shape}?", "Which colour does the {shape} have?"),
+    "relation": ("Where is the {shape}, seen from the {other}?", "On which side of the {other} is the {shape}?"),
+    "sign": ("What does the sign say?", "Which word is on the sign?"),
     "count_of": ("How many {shapes} are there?", "Count the {shapes}."),
 }
-"""Wordings by task; `{shape}` is replaced by a shape's name and `{shapes}` by its plural."""
+"""Wordings by task; `{shape}` and `{other}` are replaced by shapes' names and `{shapes}` by the plural of the first."""
 
 
-def ask(generator: Generator, task: str, *, shape: str = "") -> str:
+def ask(generator: Generator, task: str, *, shape: str = "", other: str = "") -> str:
     """One wording of a task's question."""
     wordings = QUESTIONS[task]
     plural = shape + ("es" if shape.endswith("s") else "s")
-    return wordings[int(generator.random() * len(wordings))].format(shape=shape, shapes=plural)
+    return wordings[int(generator.random() * len(wordings))].format(shape=shape, shapes=plural, other=other)
 
 
 def wordings_of_everything() -> list[str]:

@@ -1,6 +1,7 @@
-"""Single pictures with a few shapes or a digit, and a question with a one-word answer.
+"""Single pictures with a few shapes, a digit or a sign, and a question with a one-word answer.
 
     task -> plan_scene (answer first, then what it needs) -> draw_things -> SceneSample
+    "sign" -> signs.render_sign -> SceneSample
 
 A model sees these before clips: names of colours, shapes, digits and places are learned on stills.
 """
@@ -12,12 +13,17 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from minicpmv.data.worlds.fonts import Face
+from minicpmv.data.worlds.fonts import Face, Split
 from minicpmv.data.worlds.questions import ask
 from minicpmv.data.worlds.shapes import COLOURS, DIGITS, SHAPES, Thing, choose_style, draw_things, thing_targets
+from minicpmv.data.worlds.signs import SIGN, render_sign
 from minicpmv.errors import OptionError
 
-SCENE_TASKS = ("colour", "shape", "digit", "place", "colour_of", "count_of")
+THING_TASKS = ("colour", "shape", "digit", "place", "colour_of", "count_of")
+"""Pictures of which every patch is labelled, and which the towers learn from."""
+SCENE_TASKS = (*THING_TASKS, "relation", SIGN)
+RELATIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""Where a shape is, seen from another one: columns and rows."""
 PLACES = {"left": (0.0, 0.5), "right": (1.0, 0.5), "top": (0.5, 0.0), "bottom": (0.5, 1.0)}
 MAX_COUNT = 4
 
@@ -72,6 +78,10 @@ def plan_scene(generator: Generator, task: str) -> ScenePlan:
     """
     if task not in SCENE_TASKS:
         raise OptionError(f"'{task}' is not a picture task.", remedy=f"Choose one of {', '.join(SCENE_TASKS)}.")
+    if task == SIGN:
+        raise OptionError("A sign has no plan in words.", remedy="Use render_scene.")
+    if task == "relation":
+        return _plan_of_relation(generator)
     if task in ("colour_of", "count_of"):
         return _plan_of_several(generator, task)
     kind = pick(generator, DIGITS if task == "digit" else SHAPES)
@@ -103,9 +113,32 @@ def _plan_of_several(generator: Generator, task: str) -> ScenePlan:
         for kind, colour, cell in zip(chosen, colours, cells, strict=True)
     )
     answer = str(num) if task == "count_of" else colours[0]
-    in_reading_order = sorted(things, key=lambda thing: (round(thing.y * 2), thing.x))
-    symbolic = ", ".join(describe(thing) for thing in in_reading_order)
-    return ScenePlan(task, things, ask(generator, task, shape=target), answer, symbolic)
+    return ScenePlan(task, things, ask(generator, task, shape=target), answer, _in_reading_order(things))
+
+
+def _plan_of_relation(generator: Generator) -> ScenePlan:
+    """Two shapes beside or above each other, and often a third one elsewhere that nobody asks about."""
+    answer = pick(generator, tuple(RELATIONS))
+    kinds = pick_several(generator, SHAPES, 2 + int(generator.random() * 2))
+    colours = pick_several(generator, tuple(COLOURS)[:-2], len(kinds))
+    near, far = (int(place) for place in sorted(generator.permutation(3)[:2]))
+    across, down = RELATIONS[answer]
+    one, other = (near, far) if across + down < 0 else (far, near)
+    along = int(generator.random() * 3)
+    cells = [along * 3 + one, along * 3 + other] if across else [one * 3 + along, other * 3 + along]
+    left_over = [cell for cell in range(9) if cell not in cells]
+    cells.append(left_over[int(generator.random() * len(left_over))])
+    things = tuple(
+        Thing(kind, colour, *_in_cell(generator, cell))
+        for kind, colour, cell in zip(kinds, colours, cells, strict=False)
+    )
+    question = ask(generator, "relation", shape=kinds[0], other=kinds[1])
+    return ScenePlan("relation", things, question, answer, _in_reading_order(things))
+
+
+def _in_reading_order(things: Sequence[Thing]) -> str:
+    """Things in words, row by row."""
+    return ", ".join(describe(thing) for thing in sorted(things, key=lambda thing: (round(thing.y * 2), thing.x)))
 
 
 def _in_cell(generator: Generator, cell: int) -> tuple[float, float]:
@@ -116,7 +149,12 @@ def _in_cell(generator: Generator, cell: int) -> tuple[float, float]:
 
 
 def render_scene(
-    generator: Generator, *, task: str, size: tuple[int, int] = (112, 112), faces: Sequence[Face] = ()
+    generator: Generator,
+    *,
+    task: str,
+    size: tuple[int, int] = (112, 112),
+    faces: Sequence[Face] = (),
+    split: Split = "train",
 ) -> SceneSample:
     """A picture, its question and its answer.
 
@@ -125,11 +163,16 @@ def render_scene(
         task: one of `SCENE_TASKS`.
         size: height and width in px, multiples of 14; at least 112 for tasks with several shapes, at least 42 for
             the others.
-        faces: faces for digits; Pillow's own if empty.
+        faces: faces for digits and signs; Pillow's own if empty.
+        split: whose words signs show.
 
     Raises:
         OptionError: unknown task.
     """
+    if task == SIGN:
+        sign = render_sign(generator, size=size, faces=faces, split=split)
+        nothing = np.zeros((size[0] // 14 * (size[1] // 14), 2), dtype=np.int64)
+        return SceneSample(sign.image, sign.question, sign.word, task, f"sign {sign.word}", nothing)
     plan = plan_scene(generator, task)
     shorter = min(size)
     largest = min(shorter // 8 if len(plan.things) > 1 else shorter // 4, 28)

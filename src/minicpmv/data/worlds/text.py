@@ -15,7 +15,7 @@ from numpy.random import Generator
 from minicpmv.data.worlds.clips import CLIP_TASKS, plan_clip
 from minicpmv.data.worlds.fonts import PRINTABLE, Split
 from minicpmv.data.worlds.questions import READING, ask, wordings_of_everything
-from minicpmv.data.worlds.scenes import SCENE_TASKS, plan_scene
+from minicpmv.data.worlds.scenes import THING_TASKS, plan_scene
 from minicpmv.data.worlds.words import dictionary, random_line
 
 _COPY_SHARE = 0.5
@@ -60,7 +60,7 @@ def symbolic_clip(
 
 
 def symbolic_scene(generator: Generator, task: str) -> TextPair:
-    """A picture's question about the picture in words; `task` is one of `scenes.SCENE_TASKS`."""
+    """A picture's question about the picture in words; `task` is one of `scenes.THING_TASKS` or `relation`."""
     plan = plan_scene(generator, task)
     return TextPair(plan.symbolic, plan.question, plan.answer, task)
 
@@ -76,9 +76,9 @@ def text_pair(generator: Generator, split: Split = "train", *, most_lines: int =
     if generator.random() < _COPY_SHARE:
         num_lines = 1 if most_lines == 1 else 1 + int(generator.random() * most_lines)
         return copy_pair(generator, split, num_lines=num_lines)
-    task = int(generator.random() * (len(CLIP_TASKS) + len(SCENE_TASKS)))
+    task = int(generator.random() * (len(CLIP_TASKS) + len(THING_TASKS)))
     if task >= len(CLIP_TASKS):
-        return symbolic_scene(generator, SCENE_TASKS[task - len(CLIP_TASKS)])
+        return symbolic_scene(generator, THING_TASKS[task - len(CLIP_TASKS)])
     full = generator.random() < _FULL_DESCRIPTION_SHARE
     return symbolic_clip(generator, CLIP_TASKS[task], full=full, split=split)
 

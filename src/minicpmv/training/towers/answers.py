@@ -21,7 +21,7 @@ from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.lines import PARAGRAPH_LINES
 from minicpmv.data.worlds.questions import READING, ask
-from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
+from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.text import copy_pair, text_pair
 from minicpmv.errors import ShapeContractError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
@@ -278,7 +278,7 @@ def lines_of(name: str, most: int, *, is_symbolic: bool) -> World:
 def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
     exchanges = []
     for _ in range(count):
-        task = SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))]
+        task = THING_TASKS[int(generator.integers(len(THING_TASKS)))]
         scene = render_scene(generator, task=task, faces=faces)
         labels = PatchLabels.of_things(scene.targets)
         exchanges.append(Exchange("scenes", (scene.image,), STILL, scene.question, scene.answer, labels))

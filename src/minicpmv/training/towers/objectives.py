@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, LineSample, lines_that_fit, render_line
-from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
+from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
 from minicpmv.training.towers.learner import Learner
@@ -150,7 +150,7 @@ def lines_of(most: int) -> "PictureWorld":
 
 
 def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-    tasks = [SCENE_TASKS[int(generator.integers(len(SCENE_TASKS)))] for _ in range(count)]
+    tasks = [THING_TASKS[int(generator.integers(len(THING_TASKS)))] for _ in range(count)]
     scenes = [render_scene(generator, task=task, faces=faces) for task in tasks]
     return [LabelledPicture(scene.image, PatchLabels.of_things(scene.targets)) for scene in scenes]
 

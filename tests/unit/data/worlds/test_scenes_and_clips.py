@@ -12,8 +12,10 @@ from PIL import Image
 
 from minicpmv.data.worlds.clip_files import write_clip
 from minicpmv.data.worlds.clips import CLIP_TASKS, MOST_FRAMES, ClipSample, fewest_frames, plan_clip, render_clip
-from minicpmv.data.worlds.scenes import SCENE_TASKS, plan_scene, render_scene
+from minicpmv.data.worlds.fonts import Split, find_faces
+from minicpmv.data.worlds.scenes import RELATIONS, THING_TASKS, plan_scene, render_scene
 from minicpmv.data.worlds.shapes import COLOURS
+from minicpmv.data.worlds.signs import perspective, render_sign
 from minicpmv.data.worlds.text import copy_pair, symbolic_clip, symbolic_scene, text_pair
 from minicpmv.data.worlds.words import is_held_out
 from minicpmv.errors import OptionError
@@ -108,7 +110,7 @@ def test_clips_repeat_by_seed_and_keep_their_promises(task: str) -> None:
     assert " " not in one.answer
 
 
-@pytest.mark.parametrize("task", [*CLIP_TASKS, *SCENE_TASKS])
+@pytest.mark.parametrize("task", [*CLIP_TASKS, *THING_TASKS, "relation"])
 def test_answers_are_balanced(task: str) -> None:
     """Each answer's share is within five standard deviations of an equal share."""
     generator = np.random.default_rng(0)
@@ -149,7 +151,7 @@ def test_one_frame_cannot_show_what_comes_first() -> None:
         plan_scene(np.random.default_rng(0), "weather")
 
 
-@pytest.mark.parametrize("task", SCENE_TASKS)
+@pytest.mark.parametrize("task", [*THING_TASKS, "relation"])
 def test_scenes_show_as_many_things_as_they_say(task: str) -> None:
     generator = np.random.default_rng(2)
     for _ in range(25):
@@ -168,6 +170,57 @@ def test_colour_and_place_of_a_scene_are_seen_in_its_pixels() -> None:
         x, y = centre(scene.image) - 56
         side = ("left" if x < 0 else "right") if abs(x) > abs(y) else ("top" if y < 0 else "bottom")
         assert side == scene.answer
+
+
+def test_a_shape_lies_where_the_answer_says_seen_from_the_other() -> None:
+    """The two that are asked about by their colours in words, and where their pixels are."""
+    generator = np.random.default_rng(8)
+    for _ in range(60):
+        plan = plan_scene(generator, "relation")
+        one, other = plan.things[:2]
+        assert {
+            word for word in plan.question.rstrip("?").replace(",", "").split() if word in (one.kind, other.kind)
+        } == {
+            one.kind,
+            other.kind,
+        }
+        x, y = one.x - other.x, one.y - other.y
+        side = ("left" if x < 0 else "right") if abs(x) > abs(y) else ("above" if y < 0 else "below")
+        assert side == plan.answer
+        assert min(abs(x), abs(y)) < 0.11 < 0.38 < max(abs(x), abs(y))
+    assert set(RELATIONS) == {"left", "right", "above", "below"}
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_sign_is_in_the_picture_where_its_corners_are(split: Split) -> None:
+    """Looked at from the front again, the picture shows the sign as it was made."""
+    generator = np.random.default_rng(9)
+    alike = []
+    for _ in range(30):
+        sign = render_sign(generator, faces=find_faces(split, system=False), split=split)
+        assert is_held_out(sign.word) == (split == "held_out")
+        height, width, _ = sign.board.shape
+        corners = np.array(sign.corners)
+        assert (corners >= 0).all()
+        assert (corners <= 112).all()
+        flat = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=float)
+        back = Image.fromarray(sign.image).transform(
+            (width, height), Image.Transform.PERSPECTIVE, perspective(flat, corners), Image.Resampling.BILINEAR
+        )
+        inside = (slice(2, -2), slice(2, -2))
+        seen, made = (np.asarray(picture, dtype=float)[inside].flatten() for picture in (back, sign.board))
+        alike.append(np.corrcoef(seen, made)[0, 1])
+    assert min(alike) > 0.75
+    assert np.mean(alike) > 0.9
+
+
+def test_a_scene_with_a_sign_asks_for_its_word() -> None:
+    scene = render_scene(np.random.default_rng(10), task="sign")
+    assert scene.image.shape == (112, 112, 3)
+    assert scene.symbolic == f"sign {scene.answer}"
+    assert "sign" in scene.question
+    with pytest.raises(OptionError, match="no plan in words"):
+        plan_scene(np.random.default_rng(0), "sign")
 
 
 def test_text_pairs_copy_training_text_or_ask_what_the_pictures_ask() -> None:

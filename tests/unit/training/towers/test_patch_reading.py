@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
+from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.shapes import COLOURS
 from minicpmv.training.towers.patch_reading import (
     FEW_LABELS,
@@ -16,7 +16,7 @@ from minicpmv.training.towers.patch_reading import (
 )
 
 
-@pytest.mark.parametrize("task", [task for task in SCENE_TASKS if task != "digit"])
+@pytest.mark.parametrize("task", [task for task in THING_TASKS if task != "digit"])
 def test_a_patch_labelled_with_a_colour_shows_that_colour(task: str) -> None:
     """The oracle looks at pixels: one of the patch is within the colour's jitter and the grain of the picture."""
     for seed in range(10):
