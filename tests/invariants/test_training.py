@@ -4,61 +4,43 @@ Tolerances between different orders of summation are the measured worst case tim
 """
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from minicpmv.data.sources import SourceRecipe
 from minicpmv.errors import CheckpointError, OptionError
 from minicpmv.generation.loading import bundled_folder
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.recipes.loader import load_stage
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Progress, SavingError
-from minicpmv.training.dense import save_heads
 from minicpmv.training.engine import TrainingError, train_stage
-from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
-from minicpmv.training.towers.patch_reading import PatchReader
-from minicpmv.training.towers.reading_slots import SlotCodes
+from minicpmv.training.recipe import LoraRecipe, RowsRecipe, TrainingRecipe
 from minicpmv.training.trainable import counts_by_part
+from tests.invariants.training_runs import (
+    LOSS,
+    WEIGHT,
+    Diary,
+    carried_out,
+    distance,
+    finish,
+    finished,
+    kill_after,
+    learned,
+    losses,
+    same,
+    start,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-STAGE = ROOT / "tests" / "toy_stage.yaml"
-
-LOSS = 2.7e-7
-"""Measured: at most 8.9e-8, between rows of other lengths; one process to two 8.0e-8 (FSDP2) and 4.0e-8 (DDP)."""
-
-WEIGHT = 1.5e-3
-"""Measured: at most 4.9e-4 in a stored bfloat16 weight, where rounding falls the other way."""
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
-
-
-@dataclass
-class Diary:
-    """A reporter that remembers every number of every step."""
-
-    steps: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
-        """Nothing to remember."""
-
-    def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
-        assert progress.step not in self.steps, "no step is done twice"
-        self.steps[progress.step] = dict(numbers)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
 
 
 class Seeing(Diary):
@@ -72,48 +54,6 @@ class Seeing(Diary):
         names = ("base_layer", "gate_proj")
         self.layers = [module for name, module in model.named_modules() if name.endswith(names) and "llm" in name]
         self.layers = [module for module in self.layers if not hasattr(module, "base_layer")]
-
-
-def carried_out(recipe: TrainingRecipe, folder: Path, **options: float) -> Diary:
-    diary = Diary()
-    train_stage(recipe, folder, reporter=diary, device="cpu", **options)  # type: ignore[arg-type]
-    return diary
-
-
-def learned(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "checkpoint" / "rank-0-of-1.safetensors")
-
-
-def finished(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def losses(folder: Path) -> dict[int, float]:
-    """What was reported last of each step: a killed run reports the steps behind its checkpoint twice."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
-
-
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def recipe() -> TrainingRecipe:
-    return load_stage(str(STAGE))
 
 
 @pytest.fixture(scope="module")
@@ -161,127 +101,11 @@ def test_activations_that_are_computed_again_and_another_attention_change_nothin
     assert distance(finished(tmp_path), finished(reference[0])) < WEIGHT
 
 
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of towers that has left heads for the bundled model's widths."""
-    folder = tmp_path_factory.mktemp("runs") / "towers"
-    folder.mkdir()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_heads(PatchReader(192), SlotCodes(256, 0.05), folder)
-    return folder
-
-
-def test_dense_losses_are_the_same_however_rows_are_packed_(recipe: TrainingRecipe, towers: Path) -> None:
-    rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
-    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"))
-    one = carried_out(dense, towers.with_name("one"))
-    other = carried_out(replace(dense, rows=RowsRecipe(tokens=1024, per_pass=8)), towers.with_name("other"))
-    for step, numbers in one.steps.items():
-        for name in ("loss", "letters_in_patches", "letters_in_slots"):
-            assert other.steps[step][name] == pytest.approx(numbers[name], rel=10 * LOSS), (step, name)
-    assert numbers["letters_in_patches"] > 1  # blank heads know no letters
-    assert distance(finished(towers.with_name("one")), finished(towers.with_name("other"))) < WEIGHT
-
-
-def test_dense_losses_teach_the_tower_its_letters(recipe: TrainingRecipe, towers: Path) -> None:
-    lines = {"lines": SourceRecipe(world="lines")}
-    longer = replace(recipe, data=lines, rates={"vpm": 1e-3}, schedule=replace(recipe.schedule, steps=12, decay=1))
-    numbers = {}
-    for patches in (0.0, 1.0):
-        dense = DenseRecipe(heads="towers", patches=patches, slots=0.0)
-        numbers[patches] = carried_out(replace(longer, dense=dense), towers.with_name(f"patches-{patches}")).steps
-    plain = carried_out(longer, towers.with_name("plain")).steps
-    # Counted as nothing they change nothing; counted, the tower learns what blank heads call letters.
-    assert [one["norm"] for one in numbers[0.0].values()] == [one["norm"] for one in plain.values()]
-    first, last = numbers[1.0][1], numbers[1.0][12]
-    assert first["letters_in_patches"] == numbers[0.0][1]["letters_in_patches"]
-    assert last["letters_in_patches"] < 0.9 * first["letters_in_patches"]
-    assert numbers[0.0][12]["letters_in_patches"] > 0.95 * first["letters_in_patches"]
-
-
-@pytest.mark.parametrize("lora", [None, LoraRecipe(rank=2, alpha=4, whole=("resampler",))])
-def test_a_run_with_dense_losses_goes_on_where_it_stopped(
-    lora: LoraRecipe | None, recipe: TrainingRecipe, towers: Path
-) -> None:
-    rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
-    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"), lora=lora)
-    whole, stopped = (towers.with_name(f"{name}-{lora is None}") for name in ("whole", "stopped"))
-    diary = carried_out(dense, whole)
-    told: dict[int, dict[str, float]] = {}
-    for _ in range(recipe.schedule.steps):
-        told |= carried_out(dense, stopped, max_seconds=0).steps
-    assert told == diary.steps
-    assert same(finished(stopped), finished(whole))
-
-
-@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
-def test_dense_losses_are_the_same_on_two_processes(sharding: str, towers: Path) -> None:
-    dense = ("dense={heads: towers}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
-    numbers = {}
-    for number in (1, 2):
-        folder = towers.with_name(f"processes-{number}-{sharding}")
-        finish(start(number, folder, *dense, *((f"sharding={sharding}",) if number > 1 else ())))
-        numbers[number] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    for one, two in zip(numbers[1], numbers[2], strict=True):
-        for name in ("loss", "letters_in_patches", "letters_in_slots"):
-            assert two[name] == pytest.approx(one[name], rel=10 * LOSS)
-
-
 def test_frozen_parts_do_not_move_by_a_bit(recipe: TrainingRecipe, reference: tuple[Path, Diary]) -> None:
     before, after = load_file(bundled_folder() / "model.safetensors"), finished(reference[0])
     assert set(recipe.rates) == {"llm", "resampler"}
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"llm", "resampler"}
-
-
-PROCESSES = """
-import sys
-from pathlib import Path
-import torch
-from minicpmv.recipes.loader import load_stage
-from minicpmv.training.engine import train_stage
-
-class Silent:
-    def begin(self, *_): pass
-    def step(self, *_): pass
-
-train_stage(load_stage(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), reporter=Silent(), device="auto")
-if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
-"""
-
-
-def start(number: int, folder: Path, *changes: str) -> subprocess.Popen[str]:
-    """Training in processes of its own."""
-    script = folder.with_name(folder.name + ".py")
-    script.write_text(PROCESSES, encoding="utf-8")
-    words = [sys.executable]
-    if number > 1:
-        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-    words += [str(script), str(STAGE), str(folder), *changes]
-    paths = {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}  # as on a machine without a GPU
-    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told[-3000:]
-
-
-def kill_after(process: subprocess.Popen[str], folder: Path, step: int) -> None:
-    """SIGKILL to all of its processes as soon as a step is reported."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        metrics = folder / "metrics.jsonl"
-        if metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) >= step:
-            break
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 from minicpmv.data import drawn
 from minicpmv.data.mixture import Branch, DrawnFeed, Feed, FileFeed, Mixture
+from minicpmv.data.own_pages import own_pages
 from minicpmv.data.own_text import own_text
 from minicpmv.data.readers import open_source
 from minicpmv.errors import OptionError
@@ -32,6 +33,7 @@ WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "facts": drawn.facts,
     "texts": drawn.texts,
     "own_text": own_text,
+    "own_pages": own_pages,
 }
 """Worlds by the name that recipes use."""
 
@@ -120,8 +122,9 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
     missing = [option for option in needs_of(world) if option not in options]
     if missing:
         raise OptionError(f"The world {world!r} needs {' and '.join(missing)}.", remedy="Give them as options.")
-    studio = drawn.Studio.open("train", **{name: options[name] for name in STUDIO_OPTIONS if name in options})
-    return make(studio, **{name: value for name, value in options.items() if name not in STUDIO_OPTIONS})
+    of_studio = {name: options[name] for name in STUDIO_OPTIONS if name in options and name not in own}
+    studio = drawn.Studio.open("train", **of_studio)
+    return make(studio, **{name: value for name, value in options.items() if name not in of_studio})
 
 
 def needs_of(world: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ PDFium mends a truncated file by guessing, and then shows empty pages; a file wi
 PDFium may be entered by one thread at a time, so every call holds one lock.
 """
 
+import ctypes
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ MAX_PAGE_PIXELS = 32 * 2**20
 """A page that would have more pixels is rendered at a lower resolution, which `Page.dpi` tells. Ours."""
 
 _END_MARK_WITHIN = 4096
+_HYPHEN_AT_END = "\x02"
+_PARTS = 16
+"""Of a px, to which places of letters are known."""
 _PDFIUM = threading.RLock()
 
 
@@ -52,6 +56,23 @@ class Page:
     number: int
     image: Image.Image
     dpi: float
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A visible character of a text layer, its box in px: left, top, right, bottom; a space may stand before it."""
+
+    char: str
+    box: tuple[float, float, float, float]
+    is_after_space: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PrintedPage:
+    """A rendered page, and the lines of its text layer in their order; a scanned page has none."""
+
+    page: Page
+    lines: tuple[tuple[Letter, ...], ...]
 
 
 def probe_document(source: MediaSource, *, policy: FetchPolicy | None = None) -> DocumentInfo:
@@ -107,22 +128,98 @@ def page_texts(source: MediaSource, first: int = 1, *, policy: FetchPolicy | Non
             yield number, _text(document, number, name)
 
 
-def _text(document: pypdfium2.PdfDocument, number: int, name: str) -> str:
-    with _PDFIUM:
-        try:
-            page = document[number - 1]
+def printed_page(
+    source: MediaSource, number: int, *, longest_side_px: int, policy: FetchPolicy | None = None
+) -> PrintedPage:
+    """A page as a picture, with every character of its text layer and where it stands in that picture.
+
+    Args:
+        source: a path, URL, data: URI, bytes or open file.
+        number: of the page, counted from 1.
+        longest_side_px: of the picture.
+        policy: what may be read.
+
+    Raises:
+        MediaError: not a PDF, encrypted, truncated, a page that does not exist or cannot be rendered or read.
+    """
+    name = source_name(source)
+    with _opened(read_source(source, policy), name) as document:
+        _check_number(number, len(document), name)
+        with _PDFIUM:
+            longest_pt = max(_page_size(document, number, name))
+        page = _render(document, number, name, min(MAX_DPI, longest_side_px / longest_pt * POINTS_PER_INCH))
+        with _PDFIUM, _named_text_errors(number, name):
+            opened = document[number - 1]
             try:
-                layer = page.get_textpage()
+                layer = opened.get_textpage()
                 try:
-                    return str(layer.get_text_bounded()).replace("\r\n", "\n").strip()
+                    return PrintedPage(page, tuple(_lines(opened, layer, page.image.size)))
                 finally:
                     layer.close()
             finally:
-                page.close()
-        except (pypdfium2.PdfiumError, ValueError, RuntimeError) as error:
-            raise MediaError(
-                f"The text of page {number} of {name} cannot be read ({error}).", remedy="Leave this page out."
-            ) from error
+                opened.close()
+
+
+def _lines(
+    page: pypdfium2.PdfPage, layer: pypdfium2.PdfTextPage, size: tuple[int, int]
+) -> Iterator[tuple[Letter, ...]]:
+    """The lines of a text layer; PDFium marks their ends by characters of its own."""
+    letters: list[Letter] = []
+    is_after_space = False
+    for index in range(layer.count_chars()):
+        char = chr(pdfium_c.FPDFText_GetUnicode(layer.raw, index))
+        if char == _HYPHEN_AT_END:
+            char = "-"
+        if char in "\r\n":
+            if letters:
+                yield tuple(letters)
+            letters, is_after_space = [], False
+        elif char.isspace():
+            is_after_space = bool(letters)
+        elif char.isprintable():
+            box = _in_pixels(page, layer.get_charbox(index), size)
+            letters.append(Letter(char, box, is_after_space))
+            is_after_space = False
+    if letters:
+        yield tuple(letters)
+
+
+def _in_pixels(
+    page: pypdfium2.PdfPage, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """A box in points (left, bottom, right, top, on the page as it was made) on the picture of it as it is shown."""
+    left, bottom, right, top = box
+    corners = []
+    for x, y in ((left, bottom), (right, top)):
+        across, down = ctypes.c_int(), ctypes.c_int()
+        width, height = (side * _PARTS for side in size)  # PDFium answers in whole numbers
+        pdfium_c.FPDF_PageToDevice(page.raw, 0, 0, width, height, 0, x, y, across, down)
+        corners.append((across.value / _PARTS, down.value / _PARTS))
+    (x0, y0), (x1, y1) = corners
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+@contextmanager
+def _named_text_errors(number: int, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pypdfium2.PdfiumError, ValueError, RuntimeError) as error:
+        raise MediaError(
+            f"The text of page {number} of {name} cannot be read ({error}).", remedy="Leave this page out."
+        ) from error
+
+
+def _text(document: pypdfium2.PdfDocument, number: int, name: str) -> str:
+    with _PDFIUM, _named_text_errors(number, name):
+        page = document[number - 1]
+        try:
+            layer = page.get_textpage()
+            try:
+                return str(layer.get_text_bounded()).replace("\r\n", "\n").strip()
+            finally:
+                layer.close()
+        finally:
+            page.close()
 
 
 def _rendered(file: Path | bytes, name: str, pages: Sequence[int] | None, dpi: float) -> Iterator[Page]:
@@ -130,13 +227,17 @@ def _rendered(file: Path | bytes, name: str, pages: Sequence[int] | None, dpi: f
         num_pages = len(document)
         numbers = range(1, num_pages + 1) if pages is None else pages
         for number in numbers:
-            if not 1 <= number <= num_pages:
-                raise MediaError(
-                    f"{name} has {num_pages} page{'s' * (num_pages != 1)}; page {number} was asked for.",
-                    remedy="Pages are counted from 1.",
-                )
+            _check_number(number, num_pages, name)
         for number in numbers:
             yield _render(document, number, name, dpi)
+
+
+def _check_number(number: int, num_pages: int, name: str) -> None:
+    if not 1 <= number <= num_pages:
+        raise MediaError(
+            f"{name} has {num_pages} page{'s' * (num_pages != 1)}; page {number} was asked for.",
+            remedy="Pages are counted from 1.",
+        )
 
 
 def _render(document: pypdfium2.PdfDocument, number: int, name: str, dpi: float) -> Page:

@@ -76,7 +76,7 @@ def test_a_dry_run_counts_what_learns_without_a_weight(name: str, capsys: pytest
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stopped_run_is_continued(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # The bundled model has no heads for dense losses beside it; tests/invariants/test_training.py has some.
+    # The bundled model has no heads for dense losses beside it; tests/invariants/test_dense_losses.py has some.
     changes = ("--set", "sheet_samples=0", "--set", "dense=null")
     words = (name, "--model", "nano", "--tiny", "--out", tmp_path / "run", "--device", "cpu", *changes)
     assert command(*words, "--max-minutes", "1e-6") == 0

@@ -1,0 +1,84 @@
+"""Losses on letters in patches and slots are as indifferent to packing, processes and stops as those of answers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from minicpmv.data.sources import SourceRecipe
+from minicpmv.training.dense import save_heads
+from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
+from minicpmv.training.towers.patch_reading import PatchReader
+from minicpmv.training.towers.reading_slots import SlotCodes
+from tests.invariants.training_runs import LOSS, WEIGHT, carried_out, distance, finish, finished, same, start
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of towers that has left heads for the bundled model's widths."""
+    folder = tmp_path_factory.mktemp("runs") / "towers"
+    folder.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_heads(PatchReader(192), SlotCodes(256, 0.05), folder)
+    return folder
+
+
+def test_dense_losses_are_the_same_however_rows_are_packed_(recipe: TrainingRecipe, towers: Path) -> None:
+    rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
+    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"))
+    one = carried_out(dense, towers.with_name("one"))
+    other = carried_out(replace(dense, rows=RowsRecipe(tokens=1024, per_pass=8)), towers.with_name("other"))
+    for step, numbers in one.steps.items():
+        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+            assert other.steps[step][name] == pytest.approx(numbers[name], rel=10 * LOSS), (step, name)
+    assert numbers["letters_in_patches"] > 1  # blank heads know no letters
+    assert distance(finished(towers.with_name("one")), finished(towers.with_name("other"))) < WEIGHT
+
+
+def test_dense_losses_teach_the_tower_its_letters(recipe: TrainingRecipe, towers: Path) -> None:
+    lines = {"lines": SourceRecipe(world="lines")}
+    longer = replace(recipe, data=lines, rates={"vpm": 1e-3}, schedule=replace(recipe.schedule, steps=12, decay=1))
+    numbers = {}
+    for patches in (0.0, 1.0):
+        dense = DenseRecipe(heads="towers", patches=patches, slots=0.0)
+        numbers[patches] = carried_out(replace(longer, dense=dense), towers.with_name(f"patches-{patches}")).steps
+    plain = carried_out(longer, towers.with_name("plain")).steps
+    # Counted as nothing they change nothing; counted, the tower learns what blank heads call letters.
+    assert [one["norm"] for one in numbers[0.0].values()] == [one["norm"] for one in plain.values()]
+    first, last = numbers[1.0][1], numbers[1.0][12]
+    assert first["letters_in_patches"] == numbers[0.0][1]["letters_in_patches"]
+    assert last["letters_in_patches"] < 0.9 * first["letters_in_patches"]
+    assert numbers[0.0][12]["letters_in_patches"] > 0.95 * first["letters_in_patches"]
+
+
+@pytest.mark.parametrize("lora", [None, LoraRecipe(rank=2, alpha=4, whole=("resampler",))])
+def test_a_run_with_dense_losses_goes_on_where_it_stopped(
+    lora: LoraRecipe | None, recipe: TrainingRecipe, towers: Path
+) -> None:
+    rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
+    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"), lora=lora)
+    whole, stopped = (towers.with_name(f"{name}-{lora is None}") for name in ("whole", "stopped"))
+    diary = carried_out(dense, whole)
+    told: dict[int, dict[str, float]] = {}
+    for _ in range(recipe.schedule.steps):
+        told |= carried_out(dense, stopped, max_seconds=0).steps
+    assert told == diary.steps
+    assert same(finished(stopped), finished(whole))
+
+
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_dense_losses_are_the_same_on_two_processes(sharding: str, towers: Path) -> None:
+    dense = ("dense={heads: towers}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
+    numbers = {}
+    for number in (1, 2):
+        folder = towers.with_name(f"processes-{number}-{sharding}")
+        finish(start(number, folder, *dense, *((f"sharding={sharding}",) if number > 1 else ())))
+        numbers[number] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    for one, two in zip(numbers[1], numbers[2], strict=True):
+        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+            assert two[name] == pytest.approx(one[name], rel=10 * LOSS)

@@ -1,0 +1,120 @@
+"""Runs of training for the tests: carried out here, or in processes that can be killed, and what they leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from minicpmv.training.checkpoint import Progress
+from minicpmv.training.engine import train_stage
+from minicpmv.training.recipe import TrainingRecipe
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGE = ROOT / "tests" / "toy_stage.yaml"
+
+LOSS = 2.7e-7
+"""Measured: at most 8.9e-8, between rows of other lengths; one process to two 8.0e-8 (FSDP2) and 4.0e-8 (DDP)."""
+
+WEIGHT = 1.5e-3
+"""Measured: at most 4.9e-4 in a stored bfloat16 weight, where rounding falls the other way."""
+
+
+@dataclass
+class Diary:
+    """A reporter that remembers every number of every step."""
+
+    steps: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
+        """Nothing to remember."""
+
+    def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
+        assert progress.step not in self.steps, "no step is done twice"
+        self.steps[progress.step] = dict(numbers)
+
+
+def carried_out(recipe: TrainingRecipe, folder: Path, **options: float) -> Diary:
+    diary = Diary()
+    train_stage(recipe, folder, reporter=diary, device="cpu", **options)  # type: ignore[arg-type]
+    return diary
+
+
+def learned(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "checkpoint" / "rank-0-of-1.safetensors")
+
+
+def finished(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """What was reported last of each step: a killed run reports the steps behind its checkpoint twice."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from minicpmv.recipes.loader import load_stage
+from minicpmv.training.engine import train_stage
+
+class Silent:
+    def begin(self, *_): pass
+    def step(self, *_): pass
+
+train_stage(load_stage(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), reporter=Silent(), device="auto")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def start(number: int, folder: Path, *changes: str) -> subprocess.Popen[str]:
+    """Training in processes of its own."""
+    script = folder.with_name(folder.name + ".py")
+    script.write_text(PROCESSES, encoding="utf-8")
+    words = [sys.executable]
+    if number > 1:
+        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    words += [str(script), str(STAGE), str(folder), *changes]
+    paths = {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}  # as on a machine without a GPU
+    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told[-3000:]
+
+
+def kill_after(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+    """SIGKILL to all of its processes as soon as a step is reported."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = folder / "metrics.jsonl"
+        if metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) >= step:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
