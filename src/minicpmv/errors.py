@@ -49,6 +49,14 @@ class ContextLengthError(MiniCPMVError, ValueError):
     """The prompt and the requested answer do not fit the model's context."""
 
 
+class QueueFullError(MiniCPMVError):
+    """More requests are waiting than may wait."""
+
+
+class EngineError(MiniCPMVError):
+    """The engine has stopped, or a step of it went wrong."""
+
+
 class ShapeContractError(MiniCPMVError, ValueError):
     """Tensors handed to the model contradict each other."""
 

@@ -7,6 +7,7 @@ from minicpmv.cli.console import say, working
 
 if TYPE_CHECKING:
     from minicpmv.generation.chat import Assistant
+    from minicpmv.generation.loading import Loaded
 
 NANO_NOTICE = """\
 note: this is the bundled nano model, {millions:.1f} million parameters. It names the first, last or only colour in
@@ -22,15 +23,23 @@ def open_assistant(model: str | None, *, device: str, dtype: str) -> "Assistant"
         device: `auto` or a torch device.
         dtype: `auto` or a torch dtype.
     """
+    from minicpmv.generation.chat import Assistant
+
+    loaded = open_loaded(model, device=device, dtype=dtype)
+    return Assistant(loaded.model, loaded.processor, name=loaded.name, is_bundled=loaded.is_bundled)
+
+
+def open_loaded(model: str | None, *, device: str, dtype: str) -> "Loaded":
+    """The model and its processor, as for `open_assistant`."""
     with working(f"loading {model or 'the bundled nano model'}"):
-        from minicpmv.generation.chat import Assistant
+        from minicpmv.generation.loading import load
 
         hush_libraries(progress=model is not None and sys.stderr.isatty())
-        assistant = Assistant.load(model, device=device, dtype=dtype)
-    if assistant.is_bundled:
-        for line in NANO_NOTICE.format(millions=assistant.model.num_parameters() / 1e6).splitlines():
+        loaded = load(model, device=device, dtype=dtype)
+    if loaded.is_bundled:
+        for line in NANO_NOTICE.format(millions=loaded.model.num_parameters() / 1e6).splitlines():
             say(line)
-    return assistant
+    return loaded
 
 
 def hush_libraries(*, progress: bool) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from minicpmv.evaluation.likelihood import log_probabilities, with_answers
 from minicpmv.evaluation.question import Question
 from minicpmv.generation.decoding import cut_at_terminator, decode
-from minicpmv.generation.engine import complete, context_length, count_visual_tokens, fit_answer, terminator_ids
 from minicpmv.generation.loading import Loaded
 from minicpmv.generation.options import GenerationOptions
+from minicpmv.generation.running import complete, context_length, count_visual_tokens, fit_answer, terminator_ids
 from minicpmv.generation.thinking import split_reasoning
 
 MAX_NEW_TOKENS = 96

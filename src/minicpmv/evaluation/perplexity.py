@@ -14,8 +14,8 @@ from math import exp
 from minicpmv.evaluation.intervals import Estimate, ratio
 from minicpmv.evaluation.likelihood import log_probabilities
 from minicpmv.evaluation.question import Question
-from minicpmv.generation.engine import context_length
 from minicpmv.generation.loading import Loaded
+from minicpmv.generation.running import context_length
 from minicpmv.messages import Message, TextPart
 from minicpmv.processing.collate import IGNORED
 

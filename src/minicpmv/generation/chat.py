@@ -3,35 +3,44 @@
     assistant = Assistant.load()                                      # or Assistant.load("openbmb/MiniCPM-V-4_5")
     answer = assistant.ask([{"role": "user", "content": [picture, "What does the sign say?"]}])
 
-    messages -> parse -> processor -> inputs -> engine -> ids -> text -> Split(reasoning, answer) -> Answer
+    messages -> parse -> processor -> inputs -> engine -> Wrote, Wrote, ... Finished -> Deltas, Answer
 
 `ask` waits for the whole answer, `stream` gives it piece by piece, and a `Conversation` remembers what was said.
 """
 
+import math
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from minicpmv.generation.decoding import IncrementalDecoder, cut_at_terminator, decode
-from minicpmv.generation.engine import (
-    TokenStream,
+from minicpmv.generation.decoding import cut_at_terminator, decode
+from minicpmv.generation.engine.loop import BLOCK_TOKENS, Engine, EngineOptions, Handle
+from minicpmv.generation.engine.prompts import EnginePrompt
+from minicpmv.generation.engine.requests import EndReason, Finished, Wrote
+from minicpmv.generation.engine.writing import Delta
+from minicpmv.generation.loading import load
+from minicpmv.generation.options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
+from minicpmv.generation.running import (
     complete,
     context_length,
     count_visual_tokens,
     fit_answer,
     terminator_ids,
 )
-from minicpmv.generation.loading import load
-from minicpmv.generation.options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
-from minicpmv.generation.thinking import Channel, ReasoningSplitter, split_reasoning
+from minicpmv.generation.thinking import Channel, split_reasoning
 from minicpmv.messages import Message, Part, TextPart, parse_messages
 
 if TYPE_CHECKING:
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
     from minicpmv.processing.processor import MiniCPMVProcessor
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = EndReason
+
+FEWEST_KV_TOKENS = 8192
+"""Tokens for which the engine of an assistant has memory at least; it grows with the questions. Ours."""
 
 DEFAULT_OPTIONS = GenerationOptions()
 
@@ -41,7 +50,8 @@ class Answer:
     """What the model wrote, and what it cost.
 
     `reasoning` is None in the short mode. `visual_tokens` are part of `prompt_tokens`; `new_tokens` counts reasoning
-    and answer. `finish_reason` is "stop" when the model ended by itself, "length" when it was cut off.
+    and answer. `finish_reason` is "stop" when the model ended by itself, "length" when it was cut off, "repetition"
+    when it said the same thing over and over, "cancelled" or "deadline" when somebody or the clock ended it.
     """
 
     text: str
@@ -55,19 +65,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """The next piece of a streamed answer, and which part of it this is."""
-
-    text: str
-    channel: Channel
-
-
-@dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation, rendered and counted; ready for the model."""
 
     inputs: Mapping[str, Any]
-    arguments: Mapping[str, Any]
+    new_tokens: int
+    """Most tokens of the answer."""
     prompt_tokens: int
     visual_tokens: int
 
@@ -95,6 +98,8 @@ class Assistant:
         self.name = name
         self.is_bundled = is_bundled
         self._terminators = terminator_ids(model, self._tokenizer)
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
 
     @classmethod
     def load(cls, model: str | Path | None = None, *, device: str = "auto", dtype: str = "auto") -> "Assistant":
@@ -135,14 +140,7 @@ class Assistant:
             wanted=options.max_new_tokens,
             default=self.model.generation_config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS,
         )
-        arguments = {
-            **options.resolve(self.model.generation_config),
-            "max_new_tokens": num_new,
-            "repetition_penalty": options.repetition_penalty,
-            "eos_token_id": self._terminators,
-            "pad_token_id": self._terminators[0],
-        }
-        return Prompt(inputs, arguments, num_tokens, num_visual)
+        return Prompt(inputs, num_new, num_tokens, num_visual)
 
     def ask(self, messages: Any, options: GenerationOptions = DEFAULT_OPTIONS) -> Answer:
         """The whole answer to the last turn of a conversation.
@@ -154,8 +152,26 @@ class Assistant:
         Raises:
             MiniCPMVError: see `prepare`.
         """
-        prompt = self.prepare(messages, options)
-        done = complete(self.model, prompt.inputs, prompt.arguments, seed=options.seed)
+        stream = self.stream(messages, options)
+        for _delta in stream:
+            pass
+        return stream.answer
+
+    def search(self, prompt: Prompt, options: GenerationOptions) -> Answer:
+        """An answer by beam search, which transformers does.
+
+        Args:
+            prompt: see `prepare`.
+            options: with `num_beams` above 1.
+        """
+        arguments = {
+            **options.resolve(self.model.generation_config),
+            "max_new_tokens": prompt.new_tokens,
+            "repetition_penalty": options.repetition_penalty,
+            "eos_token_id": self._terminators,
+            "pad_token_id": self._terminators[0],
+        }
+        done = complete(self.model, prompt.inputs, arguments, seed=options.seed)
         ids, ended = cut_at_terminator(done.ids[0], self._terminators)
         split = split_reasoning(decode(self._tokenizer, ids), thinking=options.think)
         return Answer(
@@ -164,10 +180,40 @@ class Assistant:
             prompt_tokens=prompt.prompt_tokens,
             visual_tokens=prompt.visual_tokens,
             new_tokens=len(ids) + ended,
-            seconds_to_first_token=done.first_token_s,
+            seconds_to_first_token=None,
             seconds=done.seconds,
             finish_reason="stop" if ended else "length",
         )
+
+    def submit(self, prompt: Prompt, options: GenerationOptions) -> Handle:
+        """Hand a prompt to the engine.
+
+        Args:
+            prompt: see `prepare`.
+            options: how to answer, without beams.
+        """
+        asked = options.for_engine(self.model.generation_config, prompt.new_tokens)
+        engine_prompt = EnginePrompt.from_inputs(prompt.inputs, int(self.model.config.query_num))
+        with self._making:
+            return self._engine_for(prompt.prompt_tokens + prompt.new_tokens).submit(engine_prompt, asked)
+
+    def _engine_for(self, num_tokens: int) -> Engine:
+        """The engine, made when it is first needed, and again where a request needs more memory than it has."""
+        held = 0 if self._engine is None else self._engine.scheduler.pool.num_blocks * BLOCK_TOKENS
+        if self._engine is None or num_tokens > held:
+            if self._engine is not None:
+                self._engine.close(drain_s=math.inf)
+            room = max(num_tokens + BLOCK_TOKENS, 2 * held, FEWEST_KV_TOKENS)
+            self._engine = Engine(self.model, self.processor, EngineOptions(kv_tokens=room, most_running=16))
+            weakref.finalize(self, self._engine.close)  # its thread would keep the model alive for ever
+        return self._engine
+
+    def close(self) -> None:
+        """Stop the engine's thread and give its memory back; the next question starts it again."""
+        with self._making:
+            if self._engine is not None:
+                self._engine.close()
+            self._engine = None
 
     def stream(self, messages: Any, options: GenerationOptions = DEFAULT_OPTIONS) -> "AnswerStream":
         """The answer piece by piece; `.answer` of the stream holds the whole once it is read.
@@ -223,49 +269,58 @@ class AnswerStream:
         yield from self._piecewise()
 
     def _at_once(self) -> Iterator[Delta]:
-        prompt, assistant = self.prompt, self._assistant
-        done = complete(assistant.model, prompt.inputs, prompt.arguments, seed=self._options.seed)
-        self._finish(done.ids[0], None, done.seconds, cancelled=False)
-        if self.answer.reasoning:
-            yield Delta(self.answer.reasoning, "reasoning")
-        yield Delta(self.answer.text, "answer")
+        self._answer = self._assistant.search(self.prompt, self._options)
+        if self._answer.reasoning:
+            yield Delta(self._answer.reasoning, "reasoning")
+        yield Delta(self._answer.text, "answer")
 
     def _piecewise(self) -> Iterator[Delta]:
-        assistant, options = self._assistant, self._options
-        decoder = IncrementalDecoder(assistant._tokenizer)
-        splitter = ReasoningSplitter(thinking=options.think)
-        tokens = TokenStream(assistant.model, self.prompt.inputs, self.prompt.arguments, seed=options.seed)
-        ids: list[int] = []
+        handle = self._assistant.submit(self.prompt, self._options)
+        said = _Said(self.prompt, thinking=self._options.think)
         try:
-            for token in tokens:
-                ids.append(token)
-                if token not in assistant._terminators:
-                    yield from self._deltas(splitter.feed(decoder.feed([token])))
-            yield from self._deltas(splitter.feed(decoder.finish()) + splitter.finish())
+            for event in handle:
+                yield from said.hear(event)
         except (GeneratorExit, KeyboardInterrupt):
-            tokens.close()
-            self._finish(ids, tokens.first_token_s, tokens.elapsed_s(), cancelled=True)
+            handle.cancel()
+            for event in handle:  # the last one tells what it took
+                said.hear(event)
             raise
-        self._finish(ids, tokens.first_token_s, tokens.elapsed_s(), cancelled=False)
+        finally:
+            self._answer = said.answer()
 
-    def _deltas(self, pieces: list[tuple[Channel, str]]) -> Iterator[Delta]:
-        for channel, text in pieces:
-            yield Delta(text, channel)
 
-    def _finish(self, ids: Sequence[int], first_token_s: float | None, seconds: float, *, cancelled: bool) -> None:
-        assistant = self._assistant
-        kept, ended = cut_at_terminator(ids, assistant._terminators)
-        split = split_reasoning(decode(assistant._tokenizer, kept), thinking=self._options.think)
-        reason: FinishReason = "stop" if ended else "cancelled" if cancelled else "length"
-        self._answer = Answer(
-            text=split.answer,
-            reasoning=split.reasoning,
-            prompt_tokens=self.prompt.prompt_tokens,
-            visual_tokens=self.prompt.visual_tokens,
-            new_tokens=len(kept) + ended,
-            seconds_to_first_token=first_token_s,
-            seconds=seconds,
-            finish_reason=reason,
+class _Said:
+    """Gathers the events of a request into an answer."""
+
+    def __init__(self, prompt: Prompt, *, thinking: bool) -> None:
+        self._prompt = prompt
+        self._text: dict[Channel, str] = {"reasoning": "", "answer": ""}
+        self._reasoned = thinking
+        self._end: Finished | None = None
+
+    def hear(self, event: Wrote | Finished) -> tuple[Delta, ...]:
+        """What an event adds."""
+        for delta in event.deltas:
+            self._text[delta.channel] += delta.text
+            self._reasoned |= delta.channel == "reasoning"
+        if isinstance(event, Finished):
+            self._end = event
+        return event.deltas
+
+    def answer(self) -> Answer | None:
+        """The answer; None if the request did not come to an end."""
+        if self._end is None:
+            return None
+        usage = self._end.usage
+        return Answer(
+            text=self._text["answer"].strip(),
+            reasoning=self._text["reasoning"].strip() if self._reasoned else None,
+            prompt_tokens=self._prompt.prompt_tokens,
+            visual_tokens=self._prompt.visual_tokens,
+            new_tokens=usage.new_tokens,
+            seconds_to_first_token=usage.first_token_s,
+            seconds=usage.seconds,
+            finish_reason=self._end.reason,
         )
 
 

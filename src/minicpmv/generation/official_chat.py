@@ -20,7 +20,7 @@ from PIL.Image import Image
 
 from minicpmv.errors import ContextLengthError, MessageError, OptionError
 from minicpmv.generation.decoding import IncrementalDecoder, cut_at_terminator, decode
-from minicpmv.generation.engine import (
+from minicpmv.generation.running import (
     TokenStream,
     complete,
     context_length,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from minicpmv.errors import OptionError
+from minicpmv.generation.engine.requests import RequestOptions
+from minicpmv.generation.engine.sampling import SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 2048
 """Tokens an answer may have if neither the caller nor the checkpoint says otherwise. Source: the official `chat`."""
@@ -51,11 +53,21 @@ class GenerationOptions:
     num_beams: int = 1
     """Above 1, beam search."""
 
+    thinking_budget: int | None = None
+    """Longest reasoning in tokens; then the block is closed and the answer follows. None: as long as it takes."""
+
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer and are no part of it."""
+
+    guard: bool = True
+    """End an answer that says the same thing over and over."""
+
     seed: int | None = None
     """Makes sampling repeatable without touching the random state of the process."""
 
     def __post_init__(self) -> None:
         at_least = {"max_new_tokens": 1, "min_new_tokens": 0, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}
+        at_least["thinking_budget"] = 0
         for name, lowest in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= lowest:
@@ -68,6 +80,11 @@ class GenerationOptions:
             raise OptionError(
                 f"min_new_tokens is {self.min_new_tokens} but max_new_tokens is {self.max_new_tokens}.",
                 remedy="Raise max_new_tokens.",
+            )
+
+        if self.num_beams > 1 and (self.stop or self.thinking_budget is not None):
+            raise OptionError(
+                "Beam search takes no stop strings and no thinking budget.", remedy="Leave num_beams at 1."
             )
 
     @property
@@ -98,3 +115,28 @@ class GenerationOptions:
         if self.min_new_tokens:
             arguments["min_new_tokens"] = self.min_new_tokens
         return arguments
+
+    def for_engine(self, checkpoint: Any, max_new_tokens: int) -> RequestOptions:
+        """The same for the engine.
+
+        Args:
+            checkpoint: as for `resolve`.
+            max_new_tokens: what the context leaves of the length that was asked for.
+        """
+        values = self.resolve(checkpoint)
+        sampling = SamplingParams(
+            temperature=float(values["temperature"]) if self.samples else 0.0,
+            top_p=float(values["top_p"]),
+            top_k=int(values["top_k"]) if self.samples else 0,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+        return RequestOptions(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            sampling=sampling,
+            stop=self.stop,
+            think=self.think,
+            thinking_budget=self.thinking_budget,
+            guard=self.guard,
+        )

@@ -67,6 +67,11 @@ class ReasoningSplitter:
         self._held = ""
         self._at_start = True
 
+    @property
+    def channel(self) -> Channel:
+        """Where the text that is being written belongs."""
+        return self._channel
+
     def feed(self, piece: str) -> list[tuple[Channel, str]]:
         """The text that has become certain with this piece, in order; empty pieces are left out."""
         self._held += piece

@@ -188,6 +188,22 @@ class MiniCPMVForConditionalGeneration(  # type: ignore[misc]  # VisualGeneratio
         pieces = [self._encode(part) for part in inputs.chunks(max(budget, 1))]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
+    def encode_packs(self, part: VisualInputs) -> Tensor:
+        """Language-model tokens of some packs, [packs, queries, d_llm], all encoded at once.
+
+        Args:
+            part: on any device.
+        """
+        return self._encode(part.to(self.device))
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Embeddings [batch, tokens, d_llm] of ids, before any picture is placed among them.
+
+        Args:
+            input_ids: int64 [batch, tokens].
+        """
+        return self._embed(input_ids)
+
     def _encode(self, part: VisualInputs) -> Tensor:
         features = self.vpm(part.pixel_values.to(self.vpm.dtype), part.shapes)
         implementation = self.config.vision_config._attn_implementation or "sdpa"

@@ -85,6 +85,36 @@ class VisualInputs:
         if first_item < item:
             yield self._part(first_item, item, first_patch, patch)
 
+    def split(self) -> list[VisualInputs]:
+        """One per pack; their pixels stay where they are."""
+        parts = []
+        item = patch = 0
+        while item < len(self.shapes):
+            last = _pack_end(self.packs, item)
+            size = sum(rows * columns for rows, columns in self.shapes[item:last])
+            parts.append(self._part(item, last, patch, patch + size))
+            item, patch = last, patch + size
+        return parts
+
+    @classmethod
+    def join(cls, parts: Sequence[VisualInputs]) -> VisualInputs:
+        """Several as one, their packs one after another.
+
+        Args:
+            parts: at least one.
+        """
+        packs: list[int] = []
+        for part in parts:
+            first = packs[-1] + 1 if packs else 0
+            packs += [first + pack for pack in part.packs]
+        shapes = [shape for part in parts for shape in part.shapes]
+        pixels = torch.cat([part.pixel_values for part in parts])
+        return cls(pixels, shapes, packs, torch.cat([part.times for part in parts]))
+
+    def to(self, device: torch.device) -> VisualInputs:
+        """The same on another device."""
+        return VisualInputs(self.pixel_values.to(device), self.shapes, self.packs, self.times.to(device))
+
     def _part(self, first_item: int, last_item: int, first_patch: int, last_patch: int) -> VisualInputs:
         base = self.packs[first_item]
         return VisualInputs(

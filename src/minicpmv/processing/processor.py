@@ -186,7 +186,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             if len(conversations) > 1:
                 raise MessageError("temporal_ids fit one conversation.", remedy="Use video parts in a batch.")
             conversations = [group_frames(conversations[0], temporal_ids)]
-        encoder = self._encoder()
+        encoder = self.piece_encoder()
         options = TemplateOptions(
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
@@ -236,7 +236,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             distribute(texts, videos, "video", as_video_part),
             strict=True,
         )
-        encoder = self._encoder()
+        encoder = self.piece_encoder()
         samples = []
         for prompt, own_images, own_videos in shares:
             remaining = {"image": iter(own_images), "video": iter(own_videos)}
@@ -276,7 +276,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             OptionError: an unknown option or value.
             ContextLengthError: the conversation is longer than `max_length`.
         """
-        encoder, settings = self._encoder(), read_call_settings(kwargs)
+        encoder, settings = self.piece_encoder(), read_call_settings(kwargs)
         options = TemplateOptions(has_think=encoder.knows(THINK), tokens=self.image_processor.visual_tokens)
         sample = self._encode(messages, options, encoder, settings)
         check_lengths([sample], settings.padding.max_length)
@@ -290,7 +290,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
             visuals: for every part that is not text, in order, what it contributes to the text.
             **kwargs: fields of `TemplateOptions`.
         """
-        encoder = self._encoder()
+        encoder = self.piece_encoder()
         options = TemplateOptions(**kwargs, has_think=encoder.knows(THINK), tokens=self.image_processor.visual_tokens)
         messages = parse_conversations(conversation)[0][0]
         pieces = conversation_pieces(messages, self._numbered_texts(visuals), options)
@@ -298,7 +298,8 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
-    def _encoder(self) -> PieceEncoder:
+    def piece_encoder(self) -> PieceEncoder:
+        """What turns words and control tokens into ids."""
         return PieceEncoder(
             self.tokenizer,
             placeholder=self.image_processor.unk,

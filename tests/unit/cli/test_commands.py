@@ -144,7 +144,7 @@ def test_options_that_fit_no_file_are_mentioned(run: Run, toy_folder: Path, pict
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [
-        (["ask"], 2, "Missing argument"),
+        (["ask"], 2, "Ask something"),
         (["frobnicate"], 2, "frobnicate"),
         (["ask", "--frob", "Hi"], 2, "--frob"),
         (["ask", str(EXAMPLES / "sign.png")], 2, "is the question"),

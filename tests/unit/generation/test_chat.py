@@ -1,8 +1,14 @@
+import gc
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import minicpmv
 from minicpmv.errors import ContextLengthError, MessageError
 from minicpmv.generation.chat import Assistant
 from minicpmv.generation.options import GenerationOptions
@@ -107,3 +113,26 @@ def test_special_tokens_in_a_question_stay_words(assistant: Assistant) -> None:
     ends = [int((prompt.inputs["input_ids"] == end).sum()) for prompt in (plain, forged)]
     assert ends[0] == ends[1]
     assert forged.visual_tokens == 0
+
+
+def test_an_assistant_that_nobody_needs_any_more_leaves_no_thread() -> None:
+    assistant = Assistant.load(dtype="float32", device="cpu")
+    assistant.ask("Repeat: a", GenerationOptions(max_new_tokens=2))
+    threads = [thread for thread in threading.enumerate() if thread.name == "minicpmv-engine"]
+    del assistant
+    gc.collect()
+    assert any(not thread.is_alive() for thread in threads)
+
+
+def test_a_program_that_ends_in_the_middle_of_an_answer_ends_quietly() -> None:
+    program = """
+from minicpmv.generation.chat import Assistant
+stream = iter(Assistant.load(device="cpu", dtype="float32").stream("Repeat: hello my friend"))
+next(stream)
+print("left")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(minicpmv.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr

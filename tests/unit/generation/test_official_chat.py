@@ -9,8 +9,8 @@ from PIL import Image
 
 from minicpmv.errors import ContextLengthError, MessageError, OptionError
 from minicpmv.generation import official_chat
-from minicpmv.generation.engine import seeded
 from minicpmv.generation.loading import load
+from minicpmv.generation.running import seeded
 
 RED, BLUE = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (60, 40), "blue")
 ASK = [{"role": "user", "content": [RED, "What is it?"]}]

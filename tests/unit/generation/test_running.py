@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minicpmv.errors import ContextLengthError
-from minicpmv.generation.engine import (
+from minicpmv.generation.running import (
     TokenStream,
     complete,
     context_length,
