@@ -23,6 +23,7 @@ from minicpmv.cli.evaluate import evaluate
 from minicpmv.cli.inputs import MisuseError
 from minicpmv.cli.plan import plan
 from minicpmv.cli.recipes import recipes
+from minicpmv.cli.serve import serve
 from minicpmv.cli.train import train
 from minicpmv.errors import MiniCPMVError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(chat)
 app.command()(plan)
+app.command()(serve)
 app.command()(train)
 app.command("eval")(evaluate)
 app.add_typer(data, name="data")

@@ -1,0 +1,74 @@
+"""Serve until somebody says stop, and then finish what was begun.
+
+Loaded + EngineOptions + ServeOptions + Address -> serve -> ... SIGTERM or Ctrl-C -> drain -> end
+"""
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minicpmv.errors import OptionError
+from minicpmv.generation.engine.loop import Engine, EngineOptions
+from minicpmv.serve.service import ServeOptions, Service
+
+if TYPE_CHECKING:
+    from minicpmv.generation.loading import Loaded
+
+SLOWEST_HEADER_S = 30
+"""How long an idle connection stays open. Ours."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where the server listens.
+
+    Attributes:
+        host: a name or address; the default is this machine only.
+        port: 0 takes a free one.
+        drain_s: how long requests may go on after the server was told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    drain_s: float = 60.0
+
+
+def serve(loaded: "Loaded", engine_options: EngineOptions, options: ServeOptions, address: Address) -> None:
+    """Serve until the process is told to stop.
+
+    Args:
+        loaded: model and processor.
+        engine_options: how much at once.
+        options: what is allowed.
+        address: where.
+
+    Raises:
+        OptionError: FastAPI or uvicorn is not installed, or the address is taken.
+    """
+    try:
+        import uvicorn
+
+        from minicpmv.serve.app import create_app
+    except ImportError as error:
+        raise OptionError(
+            f"The server needs a package that is not there ({error.name}).",
+            remedy="Install it: pip install 'minicpmv[serve]'.",
+        ) from None
+    with Engine(loaded.model, loaded.processor, engine_options) as engine:
+        config = uvicorn.Config(
+            create_app(Service(loaded, engine, options)),
+            host=address.host,
+            port=address.port,
+            log_level="warning",
+            timeout_keep_alive=SLOWEST_HEADER_S,
+            timeout_graceful_shutdown=max(1, round(address.drain_s)),
+            server_header=False,
+        )
+        # uvicorn drains at SIGTERM and raises it again afterwards; by then there is nothing left to be stopped.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            uvicorn.Server(config).run()
+        except SystemExit:  # uvicorn has said why on stderr
+            raise OptionError(
+                f"The server cannot listen on {address.host}:{address.port}.", remedy="Choose another --port."
+            ) from None
