@@ -101,6 +101,16 @@ def test_activations_that_are_computed_again_and_another_attention_change_nothin
     assert distance(finished(tmp_path), finished(reference[0])) < WEIGHT
 
 
+def test_text_alone_teaches_a_frozen_language_model_nothing(recipe: TrainingRecipe, tmp_path: Path) -> None:
+    """A pass without pictures has no gradient at all; the other passes of the step still teach the resampler."""
+    data = {"lines": SourceRecipe(world="lines"), "facts": SourceRecipe(world="facts")}
+    rows = RowsRecipe(tokens=128, per_pass=1)
+    changed = replace(recipe, data=data, rates={"resampler": 1e-3}, rows=rows)
+    carried_out(changed, tmp_path)
+    before, after = load_file(bundled_folder() / "model.safetensors"), finished(tmp_path)
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"resampler"}
+
+
 def test_frozen_parts_do_not_move_by_a_bit(recipe: TrainingRecipe, reference: tuple[Path, Diary]) -> None:
     before, after = load_file(bundled_folder() / "model.safetensors"), finished(reference[0])
     assert set(recipe.rates) == {"llm", "resampler"}

@@ -71,7 +71,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, MediaLimitError):
         return Problem(413, str(error), param="messages", code="media_too_large")
     if isinstance(error, FetchError):
-        return Problem(400, str(error), param="messages", code="media_not_fetched")
+        message = f"{error.what} Send the contents as a data: URI; --allow-media-domains of the server allows hosts."
+        return Problem(400, message, param="messages", code="media_not_fetched")
     if isinstance(error, MiniCPMVError):
         return Problem(400, str(error))
     return Problem(500, "The server failed on this request; its log says why.", "server_error", code="internal")

@@ -174,7 +174,9 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
         with accumulating(stage.losses, accelerator, is_last=is_last):
             with autocast(accelerator.device, recipe.precision):
                 losses, dense = stage.losses(**_moved(inputs, accelerator.device))
-            (losses.sum() * scale + (dense * weights).sum()).backward()
+            total = losses.sum() * scale + (dense * weights).sum()
+            if total.requires_grad:  # text alone teaches nothing where the language model is frozen
+                total.backward()
         dense_sums += dense.detach()
         if number < len(batch.passes):
             _add_by_source(sums, losses.detach(), batch.sources[number], sources)

@@ -54,6 +54,7 @@ def write_sheet(
     assistant = Assistant(model, processor)
     with autocast(model.device, recipe.precision):
         answered = [(name, _answered(assistant, sample)) for name, sample in sheet_samples(recipe)]
+        assistant.close()
     for module, mode in modes.items():
         module.training = mode
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from minicpmv.data.sources import SourceRecipe
 from minicpmv.generation.loading import bundled_folder, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.budget import numbers_of
@@ -22,8 +23,12 @@ STAGE = Path(__file__).parents[2] / "toy_stage.yaml"
 
 @pytest.fixture(scope="module")
 def batch() -> StepBatch:
-    """Every sample in a row of its own: within a row of several, attention also multiplies what is then masked."""
-    recipe = replace(load_stage(str(STAGE)), rows=RowsRecipe(tokens=256, per_pass=1))
+    """Every sample in a row of its own: within a row of several, attention also multiplies what is then masked.
+
+    And each with a picture, since text alone needs no gradient where the language model is frozen.
+    """
+    pictures = {"lines": SourceRecipe(world="lines"), "scenes": SourceRecipe(world="scenes")}
+    recipe = replace(load_stage(str(STAGE)), data=pictures, rows=RowsRecipe(tokens=160, per_pass=1))
     batches = [load_step(recipe, read_processor(bundled_folder()), recipe_mixture(recipe), 0, Share())]
     return batches[0]
 

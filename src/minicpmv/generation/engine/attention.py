@@ -203,7 +203,7 @@ def attend_in_blocks(
         q = query[0][:, group.rows].transpose(0, 1)
         k, v = (stored[group.blocks].flatten(1, 2).transpose(1, 2).to(query.dtype) for stored in (keys, values))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=group.seen, scale=scaling, enable_gqa=shared)
-        mixed[group.rows] = out.transpose(1, 2)
+        mixed[group.rows] = out.transpose(1, 2).to(mixed.dtype)
     return mixed[None], None
 
 

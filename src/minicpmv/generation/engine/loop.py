@@ -166,6 +166,9 @@ class Engine:
             self._close_ids = tuple(encoder.encode([Words("\n"), Control(THINK_CLOSE), Words("\n\n")]).ids)
             self._gap_ids = tuple(encoder.encode([Words("\n\n")]).ids)
         self._changed = threading.Condition()
+        # Threads have an autocast of their own; the engine's is that of whoever makes it, such as a training run.
+        kind = model.device.type
+        self._autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         self._is_stopping = False
         self._is_draining = False
         self._thread: threading.Thread | None = None
@@ -273,7 +276,8 @@ class Engine:
                 self._fail_running(error)
 
     def _step(self) -> None:
-        with torch.inference_mode():
+        kind, dtype, is_on = self._autocast
+        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=is_on):
             self._encode()
             with self._changed:
                 parts = self.scheduler.plan(self._ready)
