@@ -40,6 +40,9 @@ Pages = Annotated[str | None, typer.Option(help="Pages of a PDF, such as 1-3,7. 
 AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Let FILE be an http(s) address.")]
 
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Reason before answering.")]
+ThinkingBudget = Annotated[
+    int | None, typer.Option(help="Most tokens of reasoning; then the answer follows.", metavar="N")
+]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
@@ -102,6 +105,7 @@ class AnswerFlags:
     """How a command answers."""
 
     think: Think = False
+    thinking_budget: ThinkingBudget = None
     max_new_tokens: MaxNewTokens = None
     sample: Sample = None
     temperature: Temperature = None
@@ -120,6 +124,7 @@ class AnswerFlags:
 
         return GenerationOptions(
             think=self.think,
+            thinking_budget=self.thinking_budget,
             max_new_tokens=self.max_new_tokens,
             do_sample=self.sample,
             temperature=self.temperature,

@@ -154,6 +154,8 @@ def test_options_that_fit_no_file_are_mentioned(run: Run, toy_folder: Path, pict
         (["ask", "Hi", "--max-slices", "0"], 1, "max_slices is 0"),
         (["ask", "Hi", "--max-frames", "0"], 1, "max_frames is 0"),
         (["ask", "Hi", "--max-new-tokens", "0"], 1, "max_new_tokens is 0"),
+        (["ask", "Hi", "--thinking-budget", "-1"], 1, "thinking_budget is -1"),
+        (["ask", "Hi", "--thinking-budget", "4", "--num-beams", "2"], 1, "Beam search"),
         (["ask", "Hi", "--temperature", "-1"], 1, "temperature is -1"),
         (["ask", "Hi", "--model", "nowhere"], 1, "nowhere"),
         (["ask", "Hi", "--model", "nobody/nothing"], 1, "nobody/nothing"),
