@@ -308,7 +308,7 @@ def test_pieces_equal_what_the_checkpoints_own_template_renders(
         options = TemplateOptions(add_generation_prompt=opened, thinking=thinking, tools=tuple(tools or ()))
         pieces = conversation_pieces(parse_messages(conversation), [], options)
         assert pieces_to_text(pieces, placeholder="<unk>", slot_length=64) == official
-        encoded = processor._encoder().encode(pieces)
+        encoded = processor.piece_encoder().encode(pieces)
         assert encoded.ids == processor.tokenizer(official, add_special_tokens=False).input_ids
 
 

@@ -99,6 +99,7 @@ class Assistant:
         self.is_bundled = is_bundled
         self._terminators = terminator_ids(model, self._tokenizer)
         self._engine: Engine | None = None
+        self._guard = weakref.finalize(self, int)
         self._making = threading.Lock()
 
     @classmethod
@@ -205,7 +206,9 @@ class Assistant:
                 self._engine.close(drain_s=math.inf)
             room = max(num_tokens + BLOCK_TOKENS, 2 * held, FEWEST_KV_TOKENS)
             self._engine = Engine(self.model, self.processor, EngineOptions(kv_tokens=room, most_running=16))
-            weakref.finalize(self, self._engine.close)  # its thread would keep the model alive for ever
+            # Its thread would keep the model alive for ever. An engine that has been replaced needs no guard any more.
+            self._guard.detach()
+            self._guard = weakref.finalize(self, self._engine.close)
         return self._engine
 
     def close(self) -> None:
@@ -214,6 +217,7 @@ class Assistant:
             if self._engine is not None:
                 self._engine.close()
             self._engine = None
+            self._guard.detach()
 
     def stream(self, messages: Any, options: GenerationOptions = DEFAULT_OPTIONS) -> "AnswerStream":
         """The answer piece by piece; `.answer` of the stream holds the whole once it is read.

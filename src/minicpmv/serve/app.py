@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -27,7 +26,8 @@ from minicpmv.serve.streaming import EventStream
 
 log = logging.getLogger("minicpmv.serve")
 
-Endpoint = Callable[[Request], Awaitable[Any]]
+CLIENT_LEFT = 499
+"""Status of a request whose client has gone; nobody reads it but logs. Source: nginx."""
 
 
 def problem_reply(problem: Problem) -> JSONResponse:
@@ -117,8 +117,8 @@ async def guarded(
         body = await read_json(request, service.options.most_body_bytes)
         response = await endpoint(request, service, body)
     except ClientDisconnect:
-        raise
-    except (ValidationError, ValueError, Exception) as error:
+        return Response(status_code=CLIENT_LEFT)
+    except Exception as error:  # a client gets one object, whatever it was
         problem = problem_of(error)
         if problem.status == 500:
             log.error("%s failed", request.url.path, exc_info=error)
@@ -181,18 +181,9 @@ async def read_json(request: Request, most_bytes: int) -> Any:
     return body
 
 
-def parsed(kind: type[BaseModel], body: Any) -> Any:
-    """A body as a request.
-
-    Raises:
-        ValidationError: it is none.
-    """
-    return kind.model_validate(body)
-
-
 async def answer_chat(request: Request, service: Service, body: Any) -> Any:
     """`POST /v1/chat/completions`."""
-    asked: ChatRequest = parsed(ChatRequest, body)
+    asked = ChatRequest.model_validate(body)
     name = check_model(asked.model, service)
     think = asked.thinks(asked.reasoning_effort)
     media, form = _said_right(asked.media_options), _said_right(lambda: asked.form(asked.response_format))
@@ -213,7 +204,7 @@ async def answer_chat(request: Request, service: Service, body: Any) -> Any:
 
 async def answer_response(request: Request, service: Service, body: Any) -> Any:
     """`POST /v1/responses`."""
-    asked: ResponsesRequest = parsed(ResponsesRequest, body)
+    asked = ResponsesRequest.model_validate(body)
     name = check_model(asked.model, service)
     think = asked.thinks(asked.effort)
     media, form = _said_right(asked.media_options), _said_right(lambda: asked.form(asked.format))

@@ -10,6 +10,7 @@ import atexit
 import queue
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from minicpmv.generation.engine.requests import (
 from minicpmv.generation.engine.sampling import Choice, choose
 from minicpmv.generation.engine.scheduler import Scheduler
 from minicpmv.generation.engine.vision import FeatureCache
-from minicpmv.generation.engine.writing import Writer, loops
+from minicpmv.generation.engine.writing import LONGEST_LOOP, Writer, loops
 from minicpmv.generation.running import context_length, terminator_ids
 from minicpmv.generation.thinking import THINK_CLOSE
 from minicpmv.model.visual_inputs import VisualInputs
@@ -317,12 +318,10 @@ class Engine:
         if chosen:
             self._encode_packs(chosen, wanted)
 
-    def _packs(self, request: Request, end: int) -> Iterator[int]:
+    def _packs(self, request: Request, end: int) -> range:
         """Packs with a token that has not been read and stands before `end`."""
-        prompt = request.prompt
-        for pack, slot in enumerate(prompt.slots):
-            if slot < end and slot + prompt.slot_length > request.num_read:
-                yield pack
+        slots = request.prompt.slots
+        return range(bisect_right(slots, request.num_read - request.prompt.slot_length), bisect_left(slots, end))
 
     def _find(self, request: Request, pack: int) -> bool:
         """Whether a pack's features are at hand."""
@@ -375,7 +374,7 @@ class Engine:
     def _place(self, embeddings: Tensor, request: Request, run: Run) -> None:
         """Put features where pictures are among a request's embeddings; what has been read is let go."""
         end, length = run.start + run.length, request.prompt.slot_length
-        for pack in list(self._packs(request, end)):
+        for pack in self._packs(request, end):
             slot = request.prompt.slots[pack]
             low, high = max(slot, run.start), min(slot + length, end)
             features = request.features[pack]
@@ -412,7 +411,8 @@ class Engine:
         allowed = None
         if request.grammar is not None and not request.writer.is_reasoning:
             allowed = request.grammar.allowed()
-        return choose(logits, options.sampling, request.written, request.generator, allowed=allowed)
+        written = request.written if options.sampling.penalises else ()
+        return choose(logits, options.sampling, written, request.generator, allowed=allowed)
 
     def _follow(self, request: Request, choice: Choice, *, is_forced: bool) -> None:
         """Write a token down and see whether it was the last."""
@@ -437,7 +437,7 @@ class Engine:
             self._end(request, "stop")
         elif request.num_new >= options.max_new_tokens:
             self._end(request, "length")
-        elif options.guard and loops(request.written):
+        elif options.guard and loops(request.ids[max(len(request.prompt.ids), len(request.ids) - LONGEST_LOOP) :]):
             self._end(request, "repetition")
 
     def _close_thinking(self, request: Request) -> None:

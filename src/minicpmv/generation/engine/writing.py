@@ -16,6 +16,8 @@ FEWEST_REPEATS = 8
 """A piece that follows itself fewer times than this is no loop. Ours."""
 SHORTEST_LOOP = 96
 """A loop has at least this many tokens, so that a dotted line or a row of zeros is none. Ours."""
+LONGEST_LOOP = max(SHORTEST_LOOP, FEWEST_REPEATS * LONGEST_PERIOD)
+"""Tokens at the end of an answer that tell whether it loops."""
 
 
 @dataclass(frozen=True, slots=True)
