@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from minicpmv.cli.console import say, working
 
 if TYPE_CHECKING:
+    from minicpmv.cli.options import ModelFlags
     from minicpmv.generation.chat import Assistant
     from minicpmv.generation.loading import Loaded
 
@@ -15,29 +16,27 @@ note: a short clip, and reads short printed lines with about one wrong character
 note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
 
 
-def open_assistant(model: str | None, *, device: str, dtype: str) -> "Assistant":
+def open_assistant(run: "ModelFlags") -> "Assistant":
     """Load the model, or the bundled nano and say so.
 
     Args:
-        model: a folder or hub id; None for nano.
-        device: `auto` or a torch device.
-        dtype: `auto` or a torch dtype.
+        run: which model, and where.
     """
     from minicpmv.generation.chat import Assistant
 
-    loaded = open_loaded(model, device=device, dtype=dtype)
+    loaded = open_loaded(run)
     return Assistant(loaded.model, loaded.processor, name=loaded.name, is_bundled=loaded.is_bundled)
 
 
-def open_loaded(model: str | None, *, device: str, dtype: str) -> "Loaded":
+def open_loaded(run: "ModelFlags") -> "Loaded":
     """The model and its processor, as for `open_assistant`."""
-    with working(f"loading {model or 'the bundled nano model'}"):
+    with working(f"loading {run.model or 'the bundled nano model'}"):
         from minicpmv.generation.loading import load
 
-        hush_libraries(progress=model is not None and sys.stderr.isatty())
-        loaded = load(model, device=device, dtype=dtype)
+        hush_libraries(progress=run.model is not None and sys.stderr.isatty())
+        loaded = load(run.model, device=run.device, dtype=run.dtype, quantization=run.quantization)
     if loaded.is_bundled:
-        for line in NANO_NOTICE.format(millions=loaded.model.num_parameters() / 1e6).splitlines():
+        for line in NANO_NOTICE.format(millions=loaded.num_parameters / 1e6).splitlines():
             say(line)
     return loaded
 

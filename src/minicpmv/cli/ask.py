@@ -50,7 +50,7 @@ def ask(
     names, question = files_and_question(words)
     options = answering.generation(num_beams=num_beams)
     files = read_files(names, media.reading())
-    assistant = open_assistant(run.model, device=run.device, dtype=run.dtype)
+    assistant = open_assistant(run)
     turns = [] if system is None else [Message("system", (TextPart(system),))]
     turns.append(Message("user", (*(file.part for file in files), TextPart(question))))
     if as_json:
@@ -69,7 +69,7 @@ def answer_batch(questions: Path, answers: Path, options: "GenerationOptions", r
     from minicpmv.generation.batch import answer_file, count_lines
 
     total = count_lines(questions)
-    assistant = open_assistant(run.model, device=run.device, dtype=run.dtype)
+    assistant = open_assistant(run)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("answering", total=total)
         written, failed = answer_file(assistant, questions, answers, options, on_answer=lambda: bar.advance(task))

@@ -40,7 +40,7 @@ def chat(
 
     options, how = answering.generation(), media.reading()
     files = read_files(names or [], how)
-    assistant = open_assistant(run.model, device=run.device, dtype=run.dtype)
+    assistant = open_assistant(run)
     if sys.stdin.isatty():
         say("Ask away; /help lists what else there is.")
     Session(assistant, options, how, system, files).run()

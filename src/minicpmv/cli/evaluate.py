@@ -57,6 +57,7 @@ def evaluate(
     ] = False,
     device: shared.Device = "auto",
     dtype: shared.Dtype = "auto",
+    quantization: shared.Quantization = None,
     as_json: shared.Json = False,
 ) -> None:
     """Score a model on questions with known answers: on all tasks, some of them, or data of your own."""
@@ -72,7 +73,7 @@ def evaluate(
         asked: list[str | AnswerTask] = [name.strip() for name in named.split(",") if name.strip()]
         asked += own_tasks(data or ())
         hush_libraries(progress=model is not None and sys.stderr.isatty())
-        loaded = load(model, device=device, dtype=dtype)
+        loaded = load(model, device=device, dtype=dtype, quantization=quantization)
     with _record(answers) as file, Observer(len(choose(asked)), file) as observer:
         report = run(
             loaded, asked, num_samples=samples, seed=seed, batch_size=batch, tesseract=tesseract, watcher=observer

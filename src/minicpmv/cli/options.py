@@ -28,6 +28,10 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option(help="int8 or int4: smaller weights of the language model, for a CPU.", metavar="KIND"),
+]
 
 MaxSlices = Annotated[int | None, typer.Option(help="Most slices a picture is cut into.", metavar="N")]
 Fps = Annotated[float | None, typer.Option(help="Frames to look at per second of a clip.", metavar="F")]
@@ -63,6 +67,7 @@ TopP = Annotated[float | None, typer.Option(help="Sample within this probability
 TopK = Annotated[int | None, typer.Option(help="Sample among this many tokens; 0 is all.", metavar="K")]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: repeat less.", metavar="R")]
 NumBeams = Annotated[int, typer.Option(help="Above 1: beam search.", metavar="N")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.", metavar="TEXT")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.", metavar="N")]
 System = Annotated[str | None, typer.Option(help="A system prompt.", metavar="TEXT")]
 
@@ -112,6 +117,7 @@ class AnswerFlags:
     top_p: TopP = None
     top_k: TopK = None
     repetition_penalty: RepetitionPenalty = 1.0
+    stop: Stop = None
     seed: Seed = None
 
     def generation(self, *, num_beams: int = 1) -> "GenerationOptions":
@@ -132,6 +138,7 @@ class AnswerFlags:
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             num_beams=num_beams,
+            stop=tuple(self.stop or ()),
             seed=self.seed,
         )
 
@@ -143,6 +150,7 @@ class ModelFlags:
     model: Model = None
     device: Device = "auto"
     dtype: Dtype = "auto"
+    quantization: Quantization = None
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

@@ -65,7 +65,7 @@ def serve(  # noqa: PLR0913  (every flag of the server is one parameter)
         most_body_bytes=max_body_mib * 2**20,
         timeout_s=timeout_s,
     )
-    loaded = open_loaded(run.model, device=run.device, dtype=run.dtype)
+    loaded = open_loaded(run)
     name = (options.names or (Path(loaded.name).name,))[0]
     say(f"serving {name} at http://{host}:{port}/v1; Ctrl-C stops it")
     serve_until_stopped(loaded, engine, options, Address(host=host, port=port, drain_s=drain_s))

@@ -103,9 +103,16 @@ class Assistant:
         self._making = threading.Lock()
 
     @classmethod
-    def load(cls, model: str | Path | None = None, *, device: str = "auto", dtype: str = "auto") -> "Assistant":
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str | None = None,
+    ) -> "Assistant":
         """The assistant for a folder, a hub id, or (None) the bundled nano; see `minicpmv.generation.loading.load`."""
-        loaded = load(model, device=device, dtype=dtype)
+        loaded = load(model, device=device, dtype=dtype, quantization=quantization)
         return cls(loaded.model, loaded.processor, name=loaded.name, is_bundled=loaded.is_bundled)
 
     @property

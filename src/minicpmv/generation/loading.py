@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from minicpmv.errors import CheckpointError, CheckpointNotFoundError, MiniCPMVError, OptionError
+from minicpmv.model.packed_linear import check_quantization, pack_linears
 
 if TYPE_CHECKING:
     from minicpmv.model.configuration import MiniCPMVConfig
@@ -30,6 +31,8 @@ class Loaded:
     processor: "MiniCPMVProcessor"
     name: str
     is_bundled: bool
+    num_parameters: int
+    """Of the model before its weights were packed."""
 
 
 def bundled_folder() -> Path:
@@ -48,28 +51,36 @@ def bundled_folder() -> Path:
     return folder
 
 
-def load(model: str | Path | None = None, *, device: str = "auto", dtype: str = "auto") -> Loaded:
+def load(
+    model: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", quantization: str | None = None
+) -> Loaded:
     """Load a checkpoint for answering.
 
     Args:
         model: a folder, a hub id such as `openbmb/MiniCPM-V-4_5`, or `nano` or None for the bundled one.
         device: `auto` takes all GPUs there are, or else the CPU; otherwise a torch device such as `cpu` or `cuda:1`.
         dtype: `auto` keeps the checkpoint's, except for nano on a CPU, which is faster in float32.
+        quantization: `int8` or `int4` packs the weights of the language model, which writes faster on a CPU that way.
 
     Raises:
         CheckpointNotFoundError: nothing is there, or the hub cannot be reached.
         CheckpointError: tensors are missing, unexpected or misshaped, or a file is damaged.
-        OptionError: no such device or dtype.
+        OptionError: no such device, dtype or quantization, or one that does not go with the device.
     """
     place = checked_device(device)
     if dtype not in DTYPES:
         raise OptionError(f"The dtype is {dtype!r}.", remedy=f"Choose one of {', '.join(DTYPES)}.")
+    if quantization is not None:
+        check_quantization(quantization, place)
     source = find_checkpoint(model)
     is_bundled = is_bundled_name(model)
     if is_bundled and dtype == "auto" and place.type == "cpu":
         dtype = "float32"
     loaded = _read_model(source, device=place, spread=device == "auto", dtype=dtype)
-    return Loaded(loaded, read_processor(source), BUNDLED if is_bundled else str(model), is_bundled)
+    num_parameters = loaded.num_parameters()
+    if quantization is not None:
+        pack_linears(loaded.llm, quantization)
+    return Loaded(loaded, read_processor(source), BUNDLED if is_bundled else str(model), is_bundled, num_parameters)
 
 
 def checked_device(device: str) -> torch.device:

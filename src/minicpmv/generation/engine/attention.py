@@ -198,13 +198,38 @@ def attend_in_blocks(
     keys.flatten(0, 1).index_copy_(0, layout.places, key[0].transpose(0, 1).to(keys.dtype))
     values.flatten(0, 1).index_copy_(0, layout.places, value[0].transpose(0, 1).to(values.dtype))
     mixed = torch.empty_like(query[0].transpose(0, 1))
-    shared = query.shape[1] != key.shape[1]
     for group in layout.groups:
-        q = query[0][:, group.rows].transpose(0, 1)
-        k, v = (stored[group.blocks].flatten(1, 2).transpose(1, 2).to(query.dtype) for stored in (keys, values))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=group.seen, scale=scaling, enable_gqa=shared)
-        mixed[group.rows] = out.transpose(1, 2).to(mixed.dtype)
+        mixed[group.rows] = _attend(query[0][:, group.rows].transpose(0, 1), keys, values, group, scaling)
     return mixed[None], None
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, group: Group, scaling: float) -> Tensor:
+    """What the tokens of a group see, [requests, new tokens, heads, d_head].
+
+    Args:
+        query: [requests, heads, new tokens, d_head].
+        keys: of all blocks, [blocks, block tokens, key heads, d_head].
+        values: like `keys`.
+        group: whose tokens they are.
+        scaling: factor on the scores.
+    """
+    k, v = (_gathered(stored, group.blocks).to(query.dtype) for stored in (keys, values))
+    num_heads, num_key_heads = query.shape[1], k.shape[1]
+    if query.shape[2] > 1 or num_heads == num_key_heads:
+        shared = num_heads != num_key_heads
+        out = F.scaled_dot_product_attention(query, k, v, attn_mask=group.seen, scale=scaling, enable_gqa=shared)
+        return out.transpose(1, 2)
+    # Query heads that share a key head are as good as more tokens that see the same. On a CPU this is up to ten times
+    # as fast as letting torch share: every key is read once, and by whole products.
+    folded = query.squeeze(2).unflatten(1, (num_key_heads, -1))
+    out = F.scaled_dot_product_attention(folded, k, v, attn_mask=group.seen, scale=scaling)
+    return out.flatten(1, 2)[:, None]
+
+
+def _gathered(stored: Tensor, blocks: Tensor) -> Tensor:
+    """Keys or values of a group's blocks, [requests, heads, blocks * block tokens, d_head]."""
+    found = stored.index_select(0, blocks.flatten())
+    return found.view(len(blocks), -1, *stored.shape[2:]).transpose(1, 2)
 
 
 AttentionInterface.register(IN_BLOCKS, attend_in_blocks)

@@ -9,7 +9,7 @@ memory is needed; the one that was used longest ago goes first.
 Source: the idea is vLLM's (arXiv 2309.06180, section 4); keys by content are its prefix caching. The code is ours.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -66,7 +66,7 @@ class BlockPool:
                 f"KV memory of {num_blocks} blocks of {block_tokens} tokens.", remedy="Give room for more tokens."
             )
         self.num_blocks, self.block_tokens = num_blocks, block_tokens
-        self._free: deque[int] = deque(range(num_blocks))
+        self._free = list(range(num_blocks - 1, -1, -1))  # the last one freed is taken first: its memory is at hand
         self._holders = [0] * num_blocks
         self._keys: list[Key | None] = [None] * num_blocks
         self._known: dict[Key, int] = {}
@@ -110,7 +110,7 @@ class BlockPool:
         taken = []
         for _ in range(number):
             if self._free:
-                block = self._free.popleft()
+                block = self._free.pop()
             else:
                 block, _nothing = self._unheld.popitem(last=False)
                 self._forget(block)

@@ -13,7 +13,6 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor
 
 from minicpmv.errors import EngineError, OptionError
-from minicpmv.generation.engine.attention import IN_BLOCKS, KVMemory, Run, lay_out
-from minicpmv.generation.engine.blocks import BlockPool
+from minicpmv.generation.engine.attention import Run, lay_out
+from minicpmv.generation.engine.kernels import attending_in_blocks, kv_memory, products_for
 from minicpmv.generation.engine.prompts import EnginePrompt
 from minicpmv.generation.engine.requests import (
     EndReason,
@@ -148,7 +147,13 @@ class Engine:
         options: EngineOptions = DEFAULTS,
     ) -> None:
         self.model, self.processor, self.options = model, processor, options
-        self.memory, pool = _kv_memory(model, options)
+        self.memory, pool = kv_memory(
+            model,
+            block_tokens=BLOCK_TOKENS,
+            tokens=options.kv_tokens,
+            most_bytes=options.kv_bytes,
+            most_tokens=options.most_running * (context_length(model) + BLOCK_TOKENS),
+        )
         on_cpu = model.device.type == "cpu"
         self.scheduler = Scheduler(
             pool,
@@ -360,7 +365,7 @@ class Engine:
             positions += range(run.start, run.start + run.length)
             if run.start + run.length == len(request.ids):
                 last.append(first - 1)
-        with _attending(self.model, IN_BLOCKS):
+        with attending_in_blocks(self.model), products_for(self.model, len(ids)):
             out: Any = self.model.llm(
                 inputs_embeds=embeddings,
                 position_ids=torch.tensor([positions], device=device),
@@ -466,29 +471,3 @@ class Engine:
         self.scheduler.drop(request)
         self.counts["ended_failed"] += 1
         request.fail(error)
-
-
-def _kv_memory(model: "MiniCPMVForConditionalGeneration", options: EngineOptions) -> tuple[KVMemory, BlockPool]:
-    """Keys and values, as many as were asked for, and no more than requests could ever fill."""
-    text: Any = model.config.get_text_config()
-    heads, width = text.num_key_value_heads, getattr(text, "head_dim", None)
-    width = width or text.hidden_size // text.num_attention_heads
-    dtype = model.llm.dtype
-    token_bytes = 2 * text.num_hidden_layers * heads * width * dtype.itemsize
-    tokens = options.kv_tokens or options.kv_bytes // token_bytes
-    tokens = min(tokens, options.most_running * (context_length(model) + BLOCK_TOKENS))
-    pool = BlockPool(tokens // BLOCK_TOKENS, BLOCK_TOKENS)
-    shape = (pool.num_blocks, BLOCK_TOKENS, heads, width)
-    return KVMemory(text.num_hidden_layers, shape, dtype, model.device), pool
-
-
-@contextmanager
-def _attending(model: "MiniCPMVForConditionalGeneration", implementation: str) -> Iterator[None]:
-    """The language model attends in another way inside the block."""
-    config: Any = model.llm.config
-    before = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
