@@ -25,6 +25,7 @@ from minicpmv.cli.plan import plan
 from minicpmv.cli.recipes import recipes
 from minicpmv.cli.serve import serve
 from minicpmv.cli.train import train
+from minicpmv.cli.web import web
 from minicpmv.errors import MiniCPMVError
 
 OK, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
@@ -40,6 +41,7 @@ app.command()(ask)
 app.command()(chat)
 app.command()(plan)
 app.command()(serve)
+app.command()(web)
 app.command()(train)
 app.command("eval")(evaluate)
 app.add_typer(data, name="data")

@@ -83,6 +83,7 @@ class Assistant:
         processor: the processor of the same checkpoint.
         name: how to call the model in messages to people.
         is_bundled: whether this is the small model inside the package.
+        engine: answers; without one the assistant makes its own, and lets it grow with the questions.
     """
 
     def __init__(
@@ -92,13 +93,15 @@ class Assistant:
         *,
         name: str = "",
         is_bundled: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.name = name
         self.is_bundled = is_bundled
         self._terminators = terminator_ids(model, self._tokenizer)
-        self._engine: Engine | None = None
+        self._engine = engine
+        self._owns_engine = engine is None
         self._guard = weakref.finalize(self, int)
         self._making = threading.Lock()
 
@@ -207,6 +210,8 @@ class Assistant:
 
     def _engine_for(self, num_tokens: int) -> Engine:
         """The engine, made when it is first needed, and again where a request needs more memory than it has."""
+        if self._engine is not None and not self._owns_engine:
+            return self._engine
         held = 0 if self._engine is None else self._engine.scheduler.pool.num_blocks * BLOCK_TOKENS
         if self._engine is None or num_tokens > held:
             if self._engine is not None:
@@ -219,10 +224,14 @@ class Assistant:
         return self._engine
 
     def close(self) -> None:
-        """Stop the engine's thread and give its memory back; the next question starts it again."""
+        """Stop the engine's thread and give its memory back; the next question starts it again.
+
+        An engine that was handed in goes on.
+        """
         with self._making:
-            if self._engine is not None:
-                self._engine.close()
+            if self._engine is None or not self._owns_engine:
+                return
+            self._engine.close()
             self._engine = None
             self._guard.detach()
 
@@ -258,6 +267,14 @@ class AnswerStream:
         self._options = options
         self._answer: Answer | None = None
         self._started = False
+        self._handle: Handle | None = None
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """End the answer from another thread; whoever reads it gets what there is, and then its end."""
+        self._is_cancelled = True
+        if self._handle is not None:
+            self._handle.cancel()
 
     @property
     def answer(self) -> Answer:
@@ -286,7 +303,9 @@ class AnswerStream:
         yield Delta(self._answer.text, "answer")
 
     def _piecewise(self) -> Iterator[Delta]:
-        handle = self._assistant.submit(self.prompt, self._options)
+        handle = self._handle = self._assistant.submit(self.prompt, self._options)
+        if self._is_cancelled:
+            handle.cancel()
         said = _Said(self.prompt, thinking=self._options.think)
         try:
             for event in handle:

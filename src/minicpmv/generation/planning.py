@@ -6,7 +6,7 @@ checkpoint folder -> config, processor ;  parts -> MediaPlan ;  both -> Plan(fil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,10 @@ from minicpmv.generation.loading import DTYPES, find_checkpoint, read_config, re
 from minicpmv.messages import Message, Part, TextPart
 from minicpmv.processing.budget import Budget, MediaPlan, numbers_of, plan_budget
 from minicpmv.processing.media_plans import MediaPlanner
+
+if TYPE_CHECKING:
+    from minicpmv.model.configuration import MiniCPMVConfig
+    from minicpmv.processing.processor import MiniCPMVProcessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,37 @@ def plan(
         raise OptionError(f"The dtype is {dtype!r}.", remedy=f"Choose one of {', '.join(DTYPES)}.")
     source = find_checkpoint(model)
     config, processor = read_config(source), read_processor(source)
+    kept = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+    name = "nano" if model is None else str(model)
+    return plan_with(config, processor, parts, question, name=name, think=think, dtype=kept or torch.float32)
+
+
+def plan_with(
+    config: "MiniCPMVConfig",
+    processor: "MiniCPMVProcessor",
+    parts: Sequence[tuple[str, Part]],
+    question: str = "",
+    *,
+    name: str,
+    think: bool,
+    dtype: torch.dtype,
+) -> Plan:
+    """The same for a checkpoint that has been read.
+
+    Args:
+        config: of the checkpoint.
+        processor: of the checkpoint.
+        parts: as for `plan`.
+        question: as for `plan`.
+        name: what to call the model.
+        think: as for `plan`.
+        dtype: the numbers that weights and cache are kept in.
+
+    Raises:
+        MediaError: a file cannot be read.
+    """
     planner = MediaPlanner(processor.image_processor, processor.video_processor)
-    files = tuple(planner.plan(part, name) for name, part in parts)
+    files = tuple(planner.plan(part, file) for file, part in parts)
     said = [TextPart(question)] if question else []
     num_tokens = processor.count_tokens(
         [Message("user", (*(part for _, part in parts), *said))],
@@ -72,10 +105,9 @@ def plan(
         add_generation_prompt=True,
         thinking=think,
     )
-    kept = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
-    numbers = numbers_of(config, bytes_per_number=(kept or torch.float32).itemsize)
+    numbers = numbers_of(config, bytes_per_number=dtype.itemsize)
     return Plan(
-        model="nano" if model is None else str(model),
+        model=name,
         files=files,
         total=plan_budget(files, num_tokens, numbers),
         context_tokens=int(config.text_config.max_position_embeddings),

@@ -134,6 +134,8 @@ class MediaPlan:
     texts: tuple[VisualText, ...]
     """What it contributes to the text; a document has one per page."""
     frame_times_s: tuple[float, ...] = ()
+    frame_indices: tuple[int, ...] = ()
+    """Of the frames that are looked at, among all of the file."""
 
     @property
     def num_packs(self) -> int:

@@ -106,7 +106,10 @@ class MediaPlanner:
         video = inspect_video(read_source(source, self._policy))
         options = part_options(part).over(self._options)
         frames, text = self._videos.plan_file(video, options, self._images.geometry)
-        return MediaPlan(name, "video", video.info.width, video.info.height, (text,), video.times_s(frames.indices))
+        indices = tuple(frames.indices)
+        return MediaPlan(
+            name, "video", video.info.width, video.info.height, (text,), video.times_s(indices), frame_indices=indices
+        )
 
     def _pictures(self, part: VideoPart, frames: Sequence[Source], name: str) -> MediaPlan:
         sizes = [picture_size(source, self._policy) for source in frames]

@@ -33,7 +33,24 @@ class Address:
     drain_s: float = 60.0
 
 
-def serve(loaded: "Loaded", engine_options: EngineOptions, options: ServeOptions, address: Address) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageOptions:
+    """The page beside the API.
+
+    Attributes:
+        password: asks visitors for it; None lets everybody in.
+    """
+
+    password: str | None = None
+
+
+def serve(
+    loaded: "Loaded",
+    engine_options: EngineOptions,
+    options: ServeOptions,
+    address: Address,
+    page: PageOptions | None = None,
+) -> None:
     """Serve until the process is told to stop.
 
     Args:
@@ -41,22 +58,36 @@ def serve(loaded: "Loaded", engine_options: EngineOptions, options: ServeOptions
         engine_options: how much at once.
         options: what is allowed.
         address: where.
+        page: the page for people, at `/`; None leaves it out.
 
     Raises:
-        OptionError: FastAPI or uvicorn is not installed, or the address is taken.
+        OptionError: FastAPI, uvicorn or gradio is not installed, or the address is taken.
     """
     try:
         import uvicorn
 
         from minicpmv.serve.app import create_app
+
+        if page is not None:
+            from minicpmv.serve.web.page import mount
+            from minicpmv.serve.web.talk import Talk
     except ImportError as error:
         raise OptionError(
             f"The server needs a package that is not there ({error.name}).",
-            remedy="Install it: pip install 'minicpmv[serve]'.",
+            remedy=f"Install it: pip install 'minicpmv[{'serve' if page is None else 'web'}]'.",
         ) from None
     with Engine(loaded.model, loaded.processor, engine_options) as engine:
+        app = create_app(Service(loaded, engine, options))
+        if page is not None:
+            app = mount(
+                app,
+                Talk(loaded, engine),
+                most_at_once=engine_options.most_running,
+                most_bytes=options.most_body_bytes,
+                password=page.password,
+            )
         config = uvicorn.Config(
-            create_app(Service(loaded, engine, options)),
+            app,
             host=address.host,
             port=address.port,
             log_level="warning",
