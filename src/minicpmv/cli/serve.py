@@ -39,10 +39,11 @@ def serve(  # noqa: PLR0913  (every flag of the server is one parameter)
         typer.Option(help="Hosts that pictures may be fetched from; '*' for every public one. Default: none."),
     ] = None,
     max_body_mib: Annotated[int, typer.Option(help="Largest request, in MiB.", min=1)] = 256,
+    upload_gib: Annotated[float, typer.Option(help="All files together that clients may leave, in GiB.", min=0)] = 4.0,
     timeout_s: Annotated[float, typer.Option(help="Longest time for one request.", min=1)] = 600.0,
     drain_s: Annotated[float, typer.Option(help="How long requests may go on after SIGTERM.", min=0)] = 60.0,
 ) -> None:
-    """Serve the model: /v1/chat/completions, /v1/responses, /v1/models, /health, /metrics."""
+    """Serve the model: /v1/chat/completions, /v1/responses, /v1/files, /v1/models, /health, /metrics."""
     from minicpmv.cli.answering import open_loaded
     from minicpmv.generation.engine.loop import EngineOptions
     from minicpmv.serve.running import Address
@@ -63,6 +64,7 @@ def serve(  # noqa: PLR0913  (every flag of the server is one parameter)
         media_domains=tuple(allow_media_domains or ()),
         most_media={**MOST_MEDIA, **parse_limits(limit_mm_per_prompt)},
         most_body_bytes=max_body_mib * 2**20,
+        upload_bytes=int(upload_gib * 2**30),
         timeout_s=timeout_s,
     )
     loaded = open_loaded(run)

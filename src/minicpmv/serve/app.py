@@ -16,8 +16,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from minicpmv.errors import MiniCPMVError
 from minicpmv.serve.chat import Completion
-from minicpmv.serve.errors import Problem, problem_of, refuse
+from minicpmv.serve.described import describe
+from minicpmv.serve.errors import Problem, ProblemError, problem_of, refuse
+from minicpmv.serve.files import add_files
 from minicpmv.serve.metrics import Metrics
 from minicpmv.serve.responses import ResponsesRequest, ResponseText, response_events
 from minicpmv.serve.schema import ChatRequest
@@ -45,17 +48,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     metrics = Metrics(service.engine)
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        problem = problem_of(error)
-        if problem.status == 500:
-            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_reply(problem)
-
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-        return problem_reply(Problem(error.status_code, str(error.detail), kind))
+    _answer_errors(app)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -85,7 +78,35 @@ def create_app(service: Service) -> FastAPI:
     async def responses(request: Request) -> Any:
         return await guarded(request, service, metrics, answer_response)
 
+    add_files(app, service.uploads, lambda request: authorize(request, service), service.options.most_body_bytes)
+    describe(app, {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest})
     return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Whatever is raised becomes OpenAI's object of an error."""
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        problem = problem_of(error)
+        if problem.status == 500:
+            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem_reply(problem)
+
+    # Starlette treats what is known as an answer, and what is not as a failure of the server that it raises again.
+    @app.exception_handler(ProblemError)
+    @app.exception_handler(MiniCPMVError)
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return problem_reply(problem_of(error))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+        return problem_reply(Problem(error.status_code, str(error.detail), kind))
 
 
 def _model(name: str, service: Service) -> dict[str, Any]:

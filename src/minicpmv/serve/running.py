@@ -77,7 +77,8 @@ def serve(
             remedy=f"Install it: pip install 'minicpmv[{'serve' if page is None else 'web'}]'.",
         ) from None
     with Engine(loaded.model, loaded.processor, engine_options) as engine:
-        app = create_app(Service(loaded, engine, options))
+        service = Service(loaded, engine, options)
+        app = create_app(service)
         if page is not None:
             app = mount(
                 app,
@@ -103,3 +104,5 @@ def serve(
             raise OptionError(
                 f"The server cannot listen on {address.host}:{address.port}.", remedy="Choose another --port."
             ) from None
+        finally:
+            service.uploads.close()

@@ -21,6 +21,7 @@ from minicpmv.media.fetch import FetchPolicy
 from minicpmv.messages import DocumentPart, ImagePart, Message, VideoPart, parse_messages
 from minicpmv.serve.errors import refuse
 from minicpmv.serve.schema import Asked
+from minicpmv.serve.uploads import Uploads, names_upload
 
 if TYPE_CHECKING:
     from minicpmv.generation.loading import Loaded
@@ -55,6 +56,9 @@ class ServeOptions:
     most_body_bytes: int = 256 * 2**20
     """Largest request."""
 
+    upload_bytes: int = 4 * 2**30
+    """All files together that clients have sent to /v1/files."""
+
     longest_answer: int = 2048
     """Tokens of an answer for which no length is asked."""
 
@@ -67,7 +71,7 @@ class ServeOptions:
             raise OptionError(
                 f"The limits of media are {dict(self.most_media)}.", remedy='Give for example {"image": 4, "video": 1}.'
             )
-        if self.most_body_bytes < 1 or self.longest_answer < 1 or self.timeout_s <= 0:
+        if self.most_body_bytes < 1 or self.upload_bytes < 0 or self.longest_answer < 1 or self.timeout_s <= 0:
             raise OptionError("A limit of the server is not positive.", remedy="Use positive limits.")
 
     @property
@@ -121,6 +125,7 @@ class Service:
     def __init__(self, loaded: "Loaded", engine: Engine, options: ServeOptions) -> None:
         self.loaded, self.engine, self.options = loaded, engine, options
         self.names = options.names or (Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,)
+        self.uploads = Uploads(options.upload_bytes)
         self._book: GrammarBook | None = None
         self._making_book = threading.Lock()
 
@@ -144,6 +149,7 @@ class Service:
         """
         if len(raw) > MOST_TURNS:
             raise refuse(f"There are {len(raw)} messages; at most {MOST_TURNS} are read.", param="messages")
+        raw = self._with_uploads(raw)
         self._check_number(raw)
         messages = parse_messages(raw)
         if messages[-1].role == "assistant":
@@ -227,6 +233,17 @@ class Service:
                     self.loaded.processor.tokenizer, int(head.weight.shape[0]), self.engine.terminators
                 )
             return self._book
+
+    def _with_uploads(self, raw: Sequence[Any]) -> list[Any]:
+        """The same messages; parts that name an uploaded file hold it."""
+        messages = []
+        for message in raw:
+            content = message.get("content") if isinstance(message, Mapping) else None
+            if isinstance(content, list) and any(map(names_upload, content)):
+                parts = [self.uploads.as_part(part) if names_upload(part) else part for part in content]
+                message = {**message, "content": parts}
+            messages.append(message)
+        return messages
 
     def _check_number(self, raw: Sequence[Any]) -> None:
         """Count media before anything is decoded, fetched or even parsed."""

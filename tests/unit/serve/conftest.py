@@ -47,6 +47,7 @@ class Running:
         self._server.should_exit = True
         self._thread.join(20)
         self.engine.close()
+        self.service.uploads.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from minicpmv.errors import OptionError
 
+_LEAST_TEMPERATURE = 1e-6
+"""Below it the most probable token has all the probability there is."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
@@ -50,6 +53,7 @@ class SamplingParams:
             ("temperature", 0.0, 100.0),
             ("top_k", 0, 2**31),
             ("min_p", 0.0, 1.0),
+            ("repetition_penalty", 0.01, 100.0),
             ("presence_penalty", -2.0, 2.0),
             ("frequency_penalty", -2.0, 2.0),
             ("logprobs", 0, 20),
@@ -59,8 +63,6 @@ class SamplingParams:
                 raise OptionError(f"{name} is {value}.", remedy=f"It must be from {lowest:g} to {highest:g}.")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top_p is {self.top_p}.", remedy="It must be above 0 and at most 1.")
-        if not self.repetition_penalty > 0:
-            raise OptionError(f"repetition_penalty is {self.repetition_penalty}.", remedy="It must be above 0.")
 
     @property
     def penalises(self) -> bool:
@@ -133,10 +135,12 @@ def _drawn(logits: Tensor, params: SamplingParams, generator: torch.Generator | 
     num = params.top_k if 0 < params.top_k < len(logits) else len(logits)
     needs_order = num < len(logits) or params.top_p < 1 or params.min_p > 0
     scores, ids = logits.topk(num) if needs_order else (logits, torch.arange(len(logits), device=logits.device))
-    probabilities = torch.softmax(scores / params.temperature, -1)
+    # From the best one down, and by no less than one can divide by: a tiny temperature must not make 0 / 0.
+    probabilities = torch.softmax((scores - scores.max()) / max(params.temperature, _LEAST_TEMPERATURE), -1)
     if params.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= params.top_p, 0.0)
+        is_beyond = probabilities.cumsum(-1) - probabilities >= params.top_p
+        is_beyond[0] = False  # whatever the sums are rounded to
+        probabilities = probabilities.masked_fill(is_beyond, 0.0)
     if params.min_p > 0:
         probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities[0], 0.0)
     place = torch.multinomial(probabilities.cpu(), 1, generator=generator)

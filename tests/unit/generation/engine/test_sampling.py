@@ -94,3 +94,12 @@ def test_a_seed_repeats_the_draw_and_no_seed_does_not() -> None:
 def test_what_makes_no_sense_is_refused_with_the_range(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
         SamplingParams(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-9, 1e-3])
+@pytest.mark.parametrize("top_p", [1.0, 1e-300, 1e-12])
+def test_values_too_small_for_arithmetic_take_the_best(temperature: float, top_p: float) -> None:
+    params = SamplingParams(temperature=temperature, top_p=top_p, seed=1)
+    assert choose(LOGITS.clone(), params, [], params.generator()).token == int(LOGITS.argmax())
+    barely = SamplingParams(temperature=100.0, top_p=top_p if top_p < 1 else 1e-300, seed=1)
+    assert choose(LOGITS.clone(), barely, [], barely.generator()).token == int(LOGITS.argmax())
