@@ -323,3 +323,15 @@ def test_an_answer_that_is_no_number_ends_its_request_and_leaves_nothing_behind(
             assert engine.scheduler.pool.find(engine_keys(bad)) == []
             assert tokens(engine.submit(prompt_of(BOTH), GREEDY)) == alone[id(BOTH)]
         assert_nothing_held(engine)
+
+
+def test_under_autocast_it_computes_in_the_other_type_and_company_changes_nothing(
+    model: MiniCPMVForConditionalGeneration,
+) -> None:
+    """A training run's samples are drawn like that: weights in float32, arithmetic in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16), make_engine(model) as mixed:
+        one = tokens(mixed.submit(prompt_of(LONG), GREEDY))
+        handles = [mixed.submit(prompt_of(sample), GREEDY) for sample in (LONG, TEXT, MIXED)]
+        answers = [tokens(handle) for handle in handles]
+    assert [len(answer) for answer in answers] == [NEW] * 3
+    assert answers[0][:3] == one[:3]  # bfloat16 rounds by the number of rows, so ties may fall the other way later

@@ -74,7 +74,7 @@ def command() -> Iterator[Command]:
 
 
 def test_everybody_gets_their_own_answer_whatever_the_others_do(command: Command) -> None:
-    """1,000 requests, 32 at a time: a tenth malformed, a tenth cancelled in the middle, a twentieth read slowly, an eighth with a picture."""
+    """1,000 requests, 32 at a time: a tenth malformed, a tenth left in the middle, a twentieth read slowly."""
     alone = {text: command.ask(text) for text in TEXTS}
     before = command.held()
     chance = random.Random(0)

@@ -199,7 +199,8 @@ def attend_in_blocks(
     values.flatten(0, 1).index_copy_(0, layout.places, value[0].transpose(0, 1).to(values.dtype))
     mixed = torch.empty_like(query[0].transpose(0, 1))
     for group in layout.groups:
-        mixed[group.rows] = _attend(query[0][:, group.rows].transpose(0, 1), keys, values, group, scaling)
+        seen = _attend(query[0][:, group.rows].transpose(0, 1), keys, values, group, scaling)
+        mixed[group.rows] = seen.to(mixed.dtype)  # under autocast it is another
     return mixed[None], None
 
 

@@ -20,11 +20,11 @@ END = Answer("seven", None, 98, 64, 11, 0.25, 2.0, "length")
 
 def test_a_conversation_is_shown_in_order() -> None:
     turns = [
-        Turn("What?", (File(Path("/tmp/a.png"), "a.png"),), "because", "seven", END),
+        Turn("What?", (File(Path("uploads/a.png"), "a.png"),), "because", "seven", END),
         Turn("And?", problem="Too big."),
     ]
     assert shown(turns) == [
-        {"role": "user", "content": {"path": "/tmp/a.png"}},
+        {"role": "user", "content": {"path": "uploads/a.png"}},
         {"role": "user", "content": "What?"},
         {"role": "assistant", "content": "because", "metadata": {"title": "Thinking", "status": "done"}},
         {"role": "assistant", "content": "seven"},
@@ -57,8 +57,8 @@ def test_an_empty_box_asks_nothing() -> None:
     talk: Any = SimpleNamespace()
     for box in (None, {}, {"text": "  ", "files": []}):
         assert Page(talk).ask(box, [])[2] == []
-    _box, _chat, turns = Page(talk).ask({"text": "", "files": ["/tmp/x/a.png"]}, [])
-    assert turns == [Turn("Describe this.", uploads(["/tmp/x/a.png"]))]
+    _box, _chat, turns = Page(talk).ask({"text": "", "files": ["uploads/a.png"]}, [])
+    assert turns == [Turn("Describe this.", uploads(["uploads/a.png"]))]
     assert Page(talk).again(turns)[2] == turns
     assert Page(talk).again([])[2] == []
 
