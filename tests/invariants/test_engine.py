@@ -331,7 +331,7 @@ def test_under_autocast_it_computes_in_the_other_type_and_company_changes_nothin
     """A training run's samples are drawn like that: weights in float32, arithmetic in bfloat16."""
     with torch.autocast("cpu", torch.bfloat16), make_engine(model) as mixed:
         one = tokens(mixed.submit(prompt_of(LONG), GREEDY))
-        handles = [mixed.submit(prompt_of(sample), GREEDY) for sample in (LONG, TEXT, MIXED)]
+        handles = [mixed.submit(prompt_of(sample), GREEDY) for sample in (LONG, TEXT, PICTURE)]
         answers = [tokens(handle) for handle in handles]
     assert [len(answer) for answer in answers] == [NEW] * 3
     assert answers[0][:3] == one[:3]  # bfloat16 rounds by the number of rows, so ties may fall the other way later
