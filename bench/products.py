@@ -7,6 +7,8 @@ ties (a random model has many): at least the first half of them. With packed wei
 probabilities of the next token are from the unpacked model's is printed. Rounds alternate. The first part times the
 products alone, over so many weights that no cache holds them.
 
+Then the same in float32, whose products torch leaves to MKL.
+
 Goals: tokens per second, `generate` to engine at least 1.5 in bfloat16; reading a prompt at most 1.1 times the time.
 """
 
@@ -16,6 +18,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +28,7 @@ from measure import Report, Times, argument_parser, interleaved, processor_secon
 from serve import make_engine, request
 from torch import Tensor, nn
 
-from minicpmv.generation.engine.kernels import without_onednn
+from minicpmv.generation.engine.kernels import products_for, without_onednn
 from minicpmv.generation.engine.loop import Engine
 from minicpmv.generation.engine.prompts import EnginePrompt
 from minicpmv.generation.engine.requests import Finished, RequestOptions, Wrote
@@ -66,6 +69,29 @@ def products(report: Report, width: int, rounds: int, rows: tuple[int, ...]) -> 
             rivals["bfloat16 without oneDNN"] = by_itself
         for name, times in interleaved(rivals, rounds=rounds).items():
             report.figure(f"{width} x {width}, {count} rows: {name}", 1000 * times.best / number, "ms")
+
+
+@torch.inference_mode()
+def in_float32(report: Report, width: int, rounds: int, rows: tuple[int, ...]) -> None:
+    """Time of a product in float32 as torch does it, and as the engine does."""
+    number = max(1, round(WEIGHT_BYTES / (4 * width * width)))
+    layers = [nn.Linear(width, width, bias=False) for _ in range(number)]
+    model: Any = SimpleNamespace(device=torch.device("cpu"), llm=SimpleNamespace(dtype=torch.float32))
+    for count in rows:
+        inputs = torch.randn(count, width)
+
+        def as_torch_does(inputs: Tensor = inputs) -> None:
+            for layer in layers:
+                layer(inputs)
+
+        def as_chosen(inputs: Tensor = inputs) -> None:
+            with products_for(model, len(inputs)):
+                for layer in layers:
+                    layer(inputs)
+
+        times = interleaved({"MKL": as_torch_does, "chosen": as_chosen}, rounds=rounds)
+        for name, found in times.items():
+            report.figure(f"float32, {width} x {width}, {count} rows: {name}", 1000 * found.best / number, "ms")
 
 
 def written(engine: Engine, inputs: dict[str, Tensor], queries: int, num_new: int) -> tuple[float, Times, list[int]]:
@@ -156,7 +182,9 @@ def main() -> None:
     arguments = parser.parse_args()
     report = Report("products: kernels by phase and smaller weights, on a CPU")
     for width in (64,) if arguments.small else (1024, 4096):
-        products(report, width, 1 if arguments.small else arguments.rounds, ROWS[:4] if arguments.small else ROWS)
+        rounds, rows = (1, ROWS[:4]) if arguments.small else (arguments.rounds, ROWS)
+        products(report, width, rounds, rows)
+        in_float32(report, width, rounds, rows[1:])
     race(report, arguments.rounds, arguments.new_tokens, small=arguments.small)
     report.write(arguments.json)
 

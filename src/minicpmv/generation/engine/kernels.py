@@ -5,28 +5,49 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from minicpmv.generation.engine.attention import IN_BLOCKS, KVMemory
 from minicpmv.generation.engine.blocks import BlockPool
+
+_ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""What torch's own compiler calls for linear layers; there is no public name for it. No gradient goes through it."""
+_LARGE = 2**19
+"""Numbers of a weight from which on oneDNN is worth being called. Measured."""
 
 if TYPE_CHECKING:
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 
 
-def products_for(model: "MiniCPMVForConditionalGeneration", num_rows: int) -> AbstractContextManager[None]:
+def products_for(model: "MiniCPMVForConditionalGeneration", num_rows: int) -> AbstractContextManager[Any]:
     """Matrix products for a step of so many tokens.
 
     On a CPU oneDNN is the fastest way to multiply many rows of bfloat16, and the slowest for a single one: without it a
-    weight is read at the full bandwidth of the memory, which is all that a product with one row can hope for.
-    `bench/products.py` measures it. The switch is the whole process's, so it is thrown for the step alone.
+    weight is read at the full bandwidth of the memory, which is all that a product with one row can hope for. In
+    float32 it is the other way round: torch leaves products to MKL, which needs up to four times as long as oneDNN
+    where two to a hundred rows meet a large weight. `bench/products.py` measures both.
 
     Args:
         model: whose number type and device decide.
         num_rows: tokens of the step.
     """
-    if num_rows == 1 and model.device.type == "cpu" and model.llm.dtype == torch.bfloat16:
+    if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return nullcontext()
+    if num_rows == 1 and model.llm.dtype == torch.bfloat16:
         return without_onednn()
+    if num_rows > 1 and model.llm.dtype == torch.float32 and _ONEDNN_LINEAR is not None:
+        return _OneDNNProducts()
     return nullcontext()
+
+
+class _OneDNNProducts(TorchFunctionMode):
+    """Inside, in this thread, large linear layers in float32 are multiplied by oneDNN."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and not kwargs and args[1].numel() >= _LARGE and args[0].dtype == args[1].dtype:
+            return _ONEDNN_LINEAR(args[0], args[1], args[2] if len(args) > 2 else None, "none", [], "")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
