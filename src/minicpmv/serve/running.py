@@ -3,8 +3,11 @@
 Loaded + EngineOptions + ServeOptions + Address -> serve -> ... SIGTERM or Ctrl-C -> drain -> end
 """
 
+import os
 import signal
+from contextlib import ExitStack
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from minicpmv.errors import OptionError
@@ -63,21 +66,26 @@ def serve(
     Raises:
         OptionError: FastAPI, uvicorn or gradio is not installed, or the address is taken.
     """
-    try:
-        import uvicorn
-
-        from minicpmv.serve.app import create_app
-
+    with ExitStack() as ends:
         if page is not None:
-            from minicpmv.serve.web.page import mount
-            from minicpmv.serve.web.talk import Talk
-    except ImportError as error:
-        raise OptionError(
-            f"The server needs a package that is not there ({error.name}).",
-            remedy=f"Install it: pip install 'minicpmv[{'serve' if page is None else 'web'}]'.",
-        ) from None
-    with Engine(loaded.model, loaded.processor, engine_options) as engine:
+            # gradio asks where uploads lie when it is imported, and leaves them there.
+            os.environ["GRADIO_TEMP_DIR"] = ends.enter_context(TemporaryDirectory(prefix="minicpmv-web-"))
+        try:
+            import uvicorn
+
+            from minicpmv.serve.app import create_app
+
+            if page is not None:
+                from minicpmv.serve.web.page import mount
+                from minicpmv.serve.web.talk import Talk
+        except ImportError as error:
+            raise OptionError(
+                f"The server needs a package that is not there ({error.name}).",
+                remedy=f"Install it: pip install 'minicpmv[{'serve' if page is None else 'web'}]'.",
+            ) from None
+        engine = ends.enter_context(Engine(loaded.model, loaded.processor, engine_options))
         service = Service(loaded, engine, options)
+        ends.callback(service.uploads.close)
         app = create_app(service)
         if page is not None:
             app = mount(
@@ -104,5 +112,3 @@ def serve(
             raise OptionError(
                 f"The server cannot listen on {address.host}:{address.port}.", remedy="Choose another --port."
             ) from None
-        finally:
-            service.uploads.close()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -41,7 +42,9 @@ class Site:
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             port = place.getsockname()[1]
+        self.folder = Path(mkdtemp())
         environment = {**os.environ, "PYTHONPATH": str(Path(minicpmv.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment["TMPDIR"] = str(self.folder)
         words = [sys.executable, "-W", "ignore", "-m", "minicpmv", "web", "--device", "cpu", "--dtype", "float32"]
         words += ["--port", str(port), *flags]
         self.process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -55,8 +58,13 @@ class Site:
             time.sleep(0.2)
 
     def end(self) -> int:
+        """Stop it; nothing that was uploaded may be left."""
+        assert list(self.folder.iterdir())
         self.process.terminate()
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        assert list(self.folder.iterdir()) == []
+        self.folder.rmdir()
+        return code
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def slow(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A model of random weights and many layers, which takes its time and hardly ever comes to an end."""
+    """A model of random weights and so many layers that it takes its time, even to repeat itself."""
     import torch
 
     from minicpmv.model.configuration import MiniCPMVConfig
@@ -87,8 +95,8 @@ def slow(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("slow")
     shutil.copytree(toy_folder, folder, dirs_exist_ok=True)
     config = MiniCPMVConfig.from_pretrained(folder)
-    config.text_config.num_hidden_layers = config.text_config.max_window_layers = 32
-    config.text_config.layer_types = ["full_attention"] * 32
+    config.text_config.num_hidden_layers = config.text_config.max_window_layers = 96
+    config.text_config.layer_types = ["full_attention"] * 96
     with torch.random.fork_rng():
         torch.manual_seed(0)
         MiniCPMVForConditionalGeneration(config).save_pretrained(folder)
