@@ -5,6 +5,7 @@ Turn(files, question) + Controls -> Talk.answer -> Turn with more and more of it
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -119,7 +120,8 @@ class Talk:
         """
         turn = replace(turns[-1], reasoning=None, text="", end=None, problem=None)
         try:
-            yield from self._answer([*turns[:-1], turn], controls, visitor)
+            with _naming([file for one in turns for file in one.files]):
+                yield from self._answer([*turns[:-1], turn], controls, visitor)
         except MiniCPMVError as error:
             yield replace(turn, problem=str(error))
 
@@ -158,6 +160,10 @@ class Talk:
         """
         if len(files) > MOST_FILES:
             raise MediaLimitError(f"There are {len(files)} files.", remedy=f"Give at most {MOST_FILES}.")
+        with _naming(files):
+            return self._plan(question, files, controls)
+
+    def _plan(self, question: str, files: Sequence[File], controls: Controls) -> tuple[Plan, list[Drawing]]:
         model, config = self.loaded.model, cast("MiniCPMVConfig", self.loaded.model.config)
         parts = [(file.name, controls.part(file)) for file in files]
         planned = plan_with(
@@ -186,19 +192,24 @@ class Talk:
             if not turn.question.strip():
                 raise MessageError("The question is empty.", remedy="Write what you want to know.")
             words = TextPart(turn.question)
-            messages.append(Message("user", (*(_named(controls, file) for file in turn.files), words)))
+            messages.append(Message("user", (*(controls.part(file) for file in turn.files), words)))
             if turn.end is not None:
                 messages.append(Message("assistant", (TextPart(turn.end.text),), turn.end.reasoning))
         return messages
 
 
-def _named(controls: Controls, file: File) -> Part:
-    """A file as a part; an error says its name rather than that of the copy."""
+@contextmanager
+def _naming(files: Sequence[File]) -> Iterator[None]:
+    """An error about a file says what the visitor calls it, and not where its copy lies."""
     try:
-        return controls.part(file)
+        yield
     except MiniCPMVError as error:
-        what = error.what.replace(str(file.path), file.name)
-        raise type(error)(what if file.name in what else f"{file.name}: {what}", remedy=error.remedy) from error
+        what = error.what
+        for file in files:
+            what = what.replace(str(file.path), file.name)
+        if what == error.what:
+            raise
+        raise type(error)(what, remedy=error.remedy) from error
 
 
 def to_controls(values: Sequence[Any]) -> Controls:

@@ -158,6 +158,18 @@ def test_plan_counts_what_the_answer_reads(talk: Talk) -> None:
     assert [drawing.caption.split(":")[0] for drawing in drawings] == ["clip.mp4", "sign.png", "note.pdf, page 1"]
 
 
+def test_errors_name_the_visitors_file_and_not_its_copy(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "copy").write_bytes(CLIP.path.read_bytes()[:9000])
+    cut = File(tmp_path / "copy", "holiday.mp4")
+    problem = last(talk, [Turn("x", (cut,))]).problem
+    assert problem is not None
+    with pytest.raises(MediaError) as caught:
+        talk.plan("x", [cut], Controls())
+    for said in (problem, str(caught.value)):
+        assert "holiday.mp4" in said
+        assert str(tmp_path) not in said
+
+
 def test_plan_of_bad_files(talk: Talk, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(MediaError):
