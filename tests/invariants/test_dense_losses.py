@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minicpmv.data.sources import SourceRecipe
-from minicpmv.training.dense import save_heads
+from minicpmv.training.dense import FILE, save_heads
 from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes
@@ -56,12 +57,38 @@ def test_dense_losses_teach_the_tower_its_letters(recipe: TrainingRecipe, towers
     assert numbers[0.0][12]["letters_in_patches"] > 0.95 * first["letters_in_patches"]
 
 
+def heads_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / FILE)
+
+
+def test_blank_heads_learn_beside_a_model_and_are_left_to_the_next_stage(recipe: TrainingRecipe, towers: Path) -> None:
+    lines = {"lines": SourceRecipe(world="lines")}
+    longer = replace(
+        recipe, data=lines, rates={"resampler": 1e-5}, schedule=replace(recipe.schedule, steps=12, decay=1)
+    )
+    blank = towers.with_name("blank")
+    told = carried_out(replace(longer, dense=DenseRecipe(rate=3e-3)), blank).steps
+    fixed = replace(longer, dense=DenseRecipe(heads="blank"), seed=longer.seed)
+    after = carried_out(fixed, towers.with_name("after-blank")).steps
+    for name in ("letters_in_patches", "letters_in_slots"):
+        assert told[12][name] < 0.8 * told[1][name]  # the tower is frozen: what became better is the heads
+        assert after[1][name] < 0.85 * told[1][name]  # the same pictures, with what the heads have learned
+    assert same(heads_of(towers.with_name("after-blank")), heads_of(blank))
+    learning = carried_out(replace(fixed, dense=DenseRecipe(heads="blank", rate=1e-3)), towers.with_name("on")).steps
+    assert learning[1]["letters_in_slots"] == after[1]["letters_in_slots"]
+    assert learning[12]["letters_in_patches"] < after[12]["letters_in_patches"]
+    names = {
+        name for name, kept in heads_of(blank).items() if not torch.equal(kept, heads_of(towers.with_name("on"))[name])
+    }
+    assert names == {"reader.letters.weight", "reader.letters.bias", "codes.codes.weight"}
+
+
 @pytest.mark.parametrize("lora", [None, LoraRecipe(rank=2, alpha=4, whole=("resampler",))])
 def test_a_run_with_dense_losses_goes_on_where_it_stopped(
     lora: LoraRecipe | None, recipe: TrainingRecipe, towers: Path
 ) -> None:
     rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
-    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"), lora=lora)
+    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers", rate=1e-3), lora=lora)
     whole, stopped = (towers.with_name(f"{name}-{lora is None}") for name in ("whole", "stopped"))
     diary = carried_out(dense, whole)
     told: dict[int, dict[str, float]] = {}
@@ -69,11 +96,15 @@ def test_a_run_with_dense_losses_goes_on_where_it_stopped(
         told |= carried_out(dense, stopped, max_seconds=0).steps
     assert told == diary.steps
     assert same(finished(stopped), finished(whole))
+    assert same(heads_of(stopped), heads_of(whole))
 
 
-@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
-def test_dense_losses_are_the_same_on_two_processes(sharding: str, towers: Path) -> None:
-    dense = ("dense={heads: towers}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
+@pytest.mark.parametrize(
+    ("sharding", "heads"),
+    [("none", "heads: towers, rate: 1.0e-3"), pytest.param("full", "heads: towers", marks=pytest.mark.slow)],
+)
+def test_dense_losses_are_the_same_on_two_processes(sharding: str, heads: str, towers: Path) -> None:
+    dense = (f"dense={{{heads}}}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
     numbers = {}
     for number in (1, 2):
         folder = towers.with_name(f"processes-{number}-{sharding}")

@@ -3,7 +3,8 @@
     characters of a picture -> letters in patches [patches, 3] and in slots [packs, queries, 6] -> sums of losses
 
 A small model learns to read several times faster if its tower and its resampler are told letter by letter what they
-should have seen. The heads that say so were grown with the towers; they are fixed here, and no part of the model.
+should have seen. The heads that say so come from a run before, or begin blank; they learn beside the model where the
+recipe gives them a rate, and are no part of it.
 
 Source: ours; how far it helps is measured in docs/log.md. Nothing like it is published for the released model.
 """
@@ -29,14 +30,14 @@ from minicpmv.messages import Part
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.slicing import Size, SlicePlan, slice_boxes
 from minicpmv.training.towers.patch_reading import SLOTS, UNKNOWN, PatchReader, counted_slots
-from minicpmv.training.towers.reading_slots import PLACES, SlotCodes, letters_in_slots, slot_scores
+from minicpmv.training.towers.reading_slots import PLACES, TOKEN_RMS, SlotCodes, letters_in_slots, slot_scores
 
 FILE = "dense_heads.safetensors"
-"""In the folder of the towers' run, beside `model`."""
+"""In the folder of a run, beside `model`."""
 
 
 class DenseHeads(nn.Module):
-    """The heads, fixed.
+    """The heads, fixed until somebody calls `learn`.
 
     Args:
         vision_width: d_vision.
@@ -46,8 +47,17 @@ class DenseHeads(nn.Module):
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
         self.reader: PatchReader = PatchReader(vision_width)
-        self.codes: SlotCodes = SlotCodes(width, 1.0)
+        self.codes: SlotCodes = SlotCodes(width, TOKEN_RMS)
         self.requires_grad_(False)
+
+    def learn(self) -> None:
+        """Let the heads learn that the losses ask."""
+        self.reader.letters.requires_grad_(True)
+        self.codes.requires_grad_(True)
+
+    def no_loss(self) -> Tensor:
+        """0, which depends on whatever learns here: every process takes part in every backward pass."""
+        return sum((one.sum() * 0 for one in self.parameters() if one.requires_grad), torch.zeros(()))
 
     def patch_loss(self, features: Tensor, letters: Tensor) -> Tensor:
         """Sum of the cross-entropy of the letters in patches.
@@ -74,15 +84,22 @@ class DenseHeads(nn.Module):
         )
 
 
+def blank_heads(vision_width: int, width: int, seed: int) -> DenseHeads:
+    """Heads that know nothing yet, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DenseHeads(vision_width, width)
+
+
 def save_heads(reader: PatchReader, codes: SlotCodes, folder: Path) -> None:
-    """Keep the heads of a finished run of the towers."""
+    """Keep the heads of a finished run."""
     weights = {f"reader.{name}": tensor for name, tensor in reader.state_dict().items()}
     weights |= {f"codes.{name}": tensor for name, tensor in codes.state_dict().items()}
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / FILE)
 
 
 def load_heads(run: Path, vision_width: int, width: int) -> DenseHeads:
-    """The heads that a run of the towers has left.
+    """The heads that a run has left.
 
     Args:
         run: its folder.
@@ -99,7 +116,8 @@ def load_heads(run: Path, vision_width: int, width: int) -> DenseHeads:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"There are no dense heads for this model in {run}: {reason}",
-            remedy=f"Run `minicpmv train {run.name}` before, or leave the dense losses out with --set dense=null.",
+            remedy=f"Run `minicpmv train {run.name}` before, begin with blank heads (dense.heads: null and a "
+            "dense.rate), or leave the dense losses out with --set dense=null.",
         ) from error
     return heads
 

@@ -21,7 +21,7 @@ class OptimiserRecipe:
 
 
 # Tables and queries are lookups, not maps: pulling them towards zero only erases rarely used rows.
-_UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes")
+_UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes", "heads.codes")
 
 
 _MUON_MOMENTUM = 0.95

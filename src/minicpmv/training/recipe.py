@@ -77,8 +77,11 @@ class LoraRecipe:
 class DenseRecipe:
     """Losses on single letters beside the answers, where worlds know them; see `minicpmv.training.dense`."""
 
-    heads: str
-    """The towers' recipe whose run has left the heads; it is looked for beside this one."""
+    heads: str | None = None
+    """The recipe whose run has left the heads; it is looked for beside this one. None begins with blank heads."""
+
+    rate: float = 0.0
+    """Peak learning rate of the heads; at 0 they stay as they are."""
 
     patches: float = 1.0
     """Weight of the mean loss on letters in patches, which the tower should have seen."""
@@ -89,6 +92,11 @@ class DenseRecipe:
     def __post_init__(self) -> None:
         if min(self.patches, self.slots) < 0:
             raise SettingsError(f"Dense losses weigh {self.patches} and {self.slots}.", remedy="Weights are 0 or more.")
+        if self.rate < 0 or (self.heads is None and not self.rate):
+            raise SettingsError(
+                f"Heads of dense losses come from {self.heads or 'nowhere'} and learn at a rate of {self.rate:g}.",
+                remedy="Name the recipe that has left them, or give blank ones a rate above 0.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +176,11 @@ class TrainingRecipe:
         if self.lora is not None and self.sharding != "none":
             raise SettingsError(
                 f"{self.name} wants adapters and sharding.", remedy="Adapters are small: use sharding: none."
+            )
+        if self.dense is not None and self.dense.rate and self.sharding != "none":
+            raise SettingsError(
+                f"{self.name} wants heads that learn, and sharding.",
+                remedy="Use sharding: none, or heads of a run before with dense.rate: 0.",
             )
         if not self.data or (self.decay_data is not None and not self.decay_data):
             raise SettingsError(f"{self.name} has no data.", remedy="Name at least one source.")

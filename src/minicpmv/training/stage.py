@@ -20,7 +20,7 @@ from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Checkpoints, Progress
-from minicpmv.training.dense import DenseHeads, load_heads
+from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_heads
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.optim import Optimisers, build_optimiser
 from minicpmv.training.recipe import TrainingRecipe
@@ -28,6 +28,9 @@ from minicpmv.training.sheets import write_sheet
 from minicpmv.training.spreading import gathered, spread
 from minicpmv.training.token_loss import TokenLoss
 from minicpmv.training.trainable import Trainable, choose_trainable
+
+HEADS = "heads"
+"""Name of the heads of dense losses among what learns; they are no part of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Stage:
     folder: Path
     accelerator: Accelerator
     model: MiniCPMVForConditionalGeneration
+    heads: DenseHeads | None
+    """Of dense losses."""
     processor: MiniCPMVProcessor
     trainable: Trainable
     losses: nn.Module
@@ -90,13 +95,18 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     for part in recipe.rates:
         getattr(model, part).train()
     model.training = True  # a process without pictures then still takes part in the tower's gradients
-    losses = spread(TokenLoss(model, _dense_heads(recipe, folder, model)), recipe, accelerator)
+    heads = _dense_heads(recipe, folder, model)
+    losses = spread(TokenLoss(model, heads), recipe, accelerator)
     learning = dict(model.named_parameters())
-    trainable = Trainable(trainable.module, {name: learning[name] for name in trainable.parameters})
-    optimiser = build_optimiser(trainable.parameters, recipe.rates, recipe.optimiser, recipe.muon)
+    parameters, rates = {name: learning[name] for name in trainable.parameters}, dict(recipe.rates)
+    if heads is not None and recipe.dense is not None and recipe.dense.rate:
+        parameters |= {f"{HEADS}.{name}": one for name, one in heads.named_parameters() if one.requires_grad}
+        rates[HEADS] = recipe.dense.rate
+    trainable = Trainable(trainable.module, parameters)
+    optimiser = build_optimiser(trainable.parameters, rates, recipe.optimiser, recipe.muon)
     shards = accelerator.num_processes if recipe.sharding == "full" else 1
     checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=shards)
-    return Stage(recipe, folder, accelerator, model, processor, trainable, losses, optimiser, checkpoints, dtype)
+    return Stage(recipe, folder, accelerator, model, heads, processor, trainable, losses, optimiser, checkpoints, dtype)
 
 
 def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device) -> MiniCPMVForConditionalGeneration:
@@ -128,12 +138,17 @@ def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device
 
 
 def _dense_heads(recipe: TrainingRecipe, folder: Path, model: MiniCPMVForConditionalGeneration) -> DenseHeads | None:
-    """The fixed heads of dense losses, from the run that has grown them."""
+    """The heads of dense losses, from the run that has left them or blank."""
     if recipe.dense is None:
         return None
-    config = model.config
-    run = folder.absolute().parent / recipe.dense.heads
-    return load_heads(run, config.vision_config.hidden_size, config.text_config.hidden_size)
+    widths = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
+    if recipe.dense.heads is None:
+        heads = blank_heads(*widths, recipe.seed)
+    else:
+        heads = load_heads(folder.absolute().parent / recipe.dense.heads, *widths)
+    if recipe.dense.rate:
+        heads.learn()
+    return heads
 
 
 def find_start(start: str, folder: Path) -> str | Path:
@@ -182,6 +197,8 @@ def write_results(stage: Stage) -> None:
     weights = gathered(model) if stage.shards > 1 else None
     if not stage.accelerator.is_main_process:
         return
+    if stage.heads is not None:
+        save_heads(stage.heads.reader, stage.heads.codes, stage.folder)
     if stage.recipe.lora is not None:
         adapted: Any = stage.trainable.module
         adapted.save_pretrained(stage.folder / "adapter")

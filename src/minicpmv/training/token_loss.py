@@ -59,9 +59,13 @@ class TokenLoss(nn.Module):
         with _watching(self.model.vpm) as seen, _watching(self.model.resampler) as said:
             hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         dense = hidden.new_zeros(2, dtype=torch.float32)
+        if self.heads is not None:
+            dense = dense + self.heads.no_loss()
         if self.heads is not None and letters is not None and slot_letters is not None:
             patches, slots = torch.cat(seen), torch.cat(said)
-            dense = torch.stack([self.heads.patch_loss(patches, letters), self.heads.slot_loss(slots, slot_letters)])
+            dense = dense + torch.stack(
+                [self.heads.patch_loss(patches, letters), self.heads.slot_loss(slots, slot_letters)]
+            )
         wanted = labels[:, 1:]
         counts = wanted != IGNORED
         before, targets = hidden[:, :-1][counts], wanted[counts]

@@ -79,6 +79,8 @@ def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None
         ("sharding=some", "Choose one of"),
         ("lora={rank: 0, alpha: 1}", "rank 0"),
         ("dense={heads: nano_towers, patches: -1.0}", "Dense losses weigh"),
+        ("dense={heads: null}", "come from nowhere and learn at a rate of 0"),
+        ("dense={heads: nano_towers, rate: -1.0}", "learn at a rate of -1"),
     ],
 )
 def test_a_stage_that_cannot_be_carried_out_is_refused_when_it_is_read(change: str, reason: str) -> None:
@@ -90,6 +92,8 @@ def test_a_stage_that_cannot_be_carried_out_is_refused_when_it_is_read(change: s
 def test_adapters_and_sharding_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="sharding"):
         load_stage("nano_sft", ["sharding=full", "lora={rank: 2, alpha: 4}"])
+    with pytest.raises(SettingsError, match="heads that learn"):
+        load_stage("nano_sft", ["sharding=full", "dense={rate: 1.0}"])
 
 
 def test_tiny_keeps_the_shape_of_a_schedule() -> None:

@@ -39,6 +39,9 @@ UNCLEAR = -1
 _SAME_ROW_PX = 9
 """Centres of two letters of one row lie within this height; rows of the smallest print are further apart."""
 
+TOKEN_RMS = 0.05
+"""Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""
+
 SHARPNESS = 8.0
 """Logit of a feature that is exactly the wanted code; with 95 letters, 97 % of the probability."""
 
@@ -112,12 +115,12 @@ def slot_scores(features: Tensor, codes: Tensor) -> Tensor:
 
     Args:
         features: [packs, queries, d_llm].
-        codes: [places * letters, d_llm]; they learn nothing here.
+        codes: [places * letters, d_llm].
 
     Returns:
         Logits float32 [packs, queries, places, letters]: `SHARPNESS` for the very code, about zero for another one.
     """
-    table = codes.detach().float()
+    table = codes.float()
     scores = features.float() @ table.T * (SHARPNESS / table.pow(2).sum(-1).mean())
     return scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
 
@@ -130,14 +133,14 @@ def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor)
 
     Args:
         features: [packs, queries, d_llm] from the resampler.
-        codes: [places * letters, d_llm], the table of `SlotCodes`.
+        codes: [places * letters, d_llm], the table of `SlotCodes`; it learns nothing here.
         letters: int64 [packs, queries, places].
         counted: bool like `letters`, which of them enter the loss.
 
     Returns:
         The loss, and the share of letters that are right.
     """
-    by_place = slot_scores(features, codes)
+    by_place = slot_scores(features, codes.detach())
     loss = F.cross_entropy(by_place[counted], letters[counted])
     present = letters > 0
     right = (by_place.argmax(-1) == letters)[present].float().mean().item()

@@ -32,13 +32,10 @@ from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.loop import Reporter, Run, TrainingError, run_stages
 from minicpmv.training.towers.objectives import Objective, ReadPatches
 from minicpmv.training.towers.patch_reading import PatchReader
-from minicpmv.training.towers.reading_slots import SlotCodes
+from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes
 from minicpmv.training.towers.recipe import TowersRecipe
 from minicpmv.training.towers.runstate import Position
 from minicpmv.training.towers.tokenizer import PLACEHOLDER, train_tokenizer
-
-TOKEN_RMS = 0.05
-"""Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""
 
 
 def build_learner(recipe: TowersRecipe) -> Learner:
