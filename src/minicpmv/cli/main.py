@@ -20,6 +20,7 @@ from minicpmv.cli.console import say
 from minicpmv.cli.data import data
 from minicpmv.cli.environment import env
 from minicpmv.cli.evaluate import evaluate
+from minicpmv.cli.export import export
 from minicpmv.cli.inputs import MisuseError
 from minicpmv.cli.plan import plan
 from minicpmv.cli.recipes import recipes
@@ -46,6 +47,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.add_typer(data, name="data")
 app.add_typer(recipes, name="recipes")
+app.add_typer(export, name="export")
 app.command()(env)
 
 

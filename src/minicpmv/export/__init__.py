@@ -1,0 +1,1 @@
+"""Export: a checkpoint in the formats of other programs."""
