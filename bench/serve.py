@@ -1,7 +1,7 @@
 """What does answering many at once bring, and what does it cost who asks alone?
 
 Peers, with the same weights in the same run: `generate` on one request after another, and on padded batches of as many
-requests as are in flight.
+requests as are in flight; llama.cpp's own server, where it is installed (bench/llama_server.py).
 
 Fairness: every request has its own picture and its own length of text and answer, the same for all rivals; all are
 there at the beginning, and so many are in flight at a time. Padded batches wait for their longest answer. Rivals take
@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from llama_server import against_llama
 from measure import Report, Times, argument_parser, processor_seconds
 from torch import Tensor
 
@@ -271,6 +272,14 @@ def main() -> None:
     alone(report, model, asked[: number // 2])
     for in_flight in (4,) if arguments.small else (4, 16, 64):
         together(report, model, asked, in_flight, arguments.rounds)
+    against_llama(
+        report,
+        model,
+        number=number,
+        longest=longest,
+        in_flight=(1, 4) if arguments.small else (1, 4, 16, 64),
+        rounds=arguments.rounds,
+    )
     report.goal("ten slices: first token, first question to second", second_question(model), at_least=5.0)
     report.write(arguments.json)
 
