@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 
 from minicpmv.cli.console import say
+from minicpmv.training.allocator import environment_for_training
 
 _LAST_WORDS_S, _SHORT_S = 60.0, 5.0
 """How long processes may take to end once they are asked to, and once one of them has failed."""
@@ -41,7 +42,7 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
     keyboard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for rank in range(number):
-            environment = {**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**environment_for_training(os.environ), **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             command = [sys.executable, "-m", "minicpmv", "train", *words]
             if rank == 0:
                 processes.append(subprocess.Popen(command, env=environment))

@@ -8,14 +8,17 @@ On the command line the fields of a group are options like any other.
 
 import functools
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
     from minicpmv.cli.inputs import Reading
+    from minicpmv.generation.engine.structured import AnswerForm
     from minicpmv.generation.options import GenerationOptions
 
 Model = Annotated[
@@ -68,6 +71,13 @@ TopK = Annotated[int | None, typer.Option(help="Sample among this many tokens; 0
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: repeat less.", metavar="R")]
 NumBeams = Annotated[int, typer.Option(help="Above 1: beam search.", metavar="N")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.", metavar="TEXT")]
+Schema = Annotated[
+    Path | None, typer.Option(help="A file with a JSON schema: the answer is JSON of that kind.", metavar="FILE")
+]
+Regex = Annotated[str | None, typer.Option(help="The answer matches this expression.", metavar="EXPRESSION")]
+Choice = Annotated[
+    list[str] | None, typer.Option(help="The answer is this, or another --choice; may be repeated.", metavar="TEXT")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.", metavar="N")]
 System = Annotated[str | None, typer.Option(help="A system prompt.", metavar="TEXT")]
 
@@ -118,6 +128,9 @@ class AnswerFlags:
     top_k: TopK = None
     repetition_penalty: RepetitionPenalty = 1.0
     stop: Stop = None
+    schema: Schema = None
+    regex: Regex = None
+    choice: Choice = None
     seed: Seed = None
 
     def generation(self, *, num_beams: int = 1) -> "GenerationOptions":
@@ -139,8 +152,29 @@ class AnswerFlags:
             repetition_penalty=self.repetition_penalty,
             num_beams=num_beams,
             stop=tuple(self.stop or ()),
+            form=self._form(),
             seed=self.seed,
         )
+
+    def _form(self) -> "AnswerForm | None":
+        from minicpmv.generation.engine.structured import AnswerForm
+
+        if self.schema is None and self.regex is None and self.choice is None:
+            return None
+        schema = None if self.schema is None else _read_schema(self.schema)
+        return AnswerForm(schema, self.regex, None if self.choice is None else tuple(self.choice))
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    from minicpmv.errors import OptionError
+
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise OptionError(f"The schema {path} cannot be read: {error}", remedy="Name a file of JSON.") from None
+    if not isinstance(schema, dict):
+        raise OptionError(f"The schema {path} is no JSON object.", remedy='Write {"type": "object", ...}.')
+    return schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from minicpmv.generation.decoding import cut_at_terminator, decode
 from minicpmv.generation.engine.loop import BLOCK_TOKENS, Engine, EngineOptions, Handle
 from minicpmv.generation.engine.prompts import EnginePrompt
 from minicpmv.generation.engine.requests import EndReason, Finished, Wrote
+from minicpmv.generation.engine.structured import Grammars
 from minicpmv.generation.engine.writing import Delta
 from minicpmv.generation.loading import load
 from minicpmv.generation.options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
@@ -100,6 +101,7 @@ class Assistant:
         self.name = name
         self.is_bundled = is_bundled
         self._terminators = terminator_ids(model, self._tokenizer)
+        self._grammars = Grammars(model, self._tokenizer, self._terminators)
         self._engine = engine
         self._owns_engine = engine is None
         self._guard = weakref.finalize(self, int)
@@ -202,11 +204,16 @@ class Assistant:
         Args:
             prompt: see `prepare`.
             options: how to answer, without beams.
+
+        Raises:
+            OptionError: the form of the answer cannot be read, or llguidance is missing.
         """
         asked = options.for_engine(self.model.generation_config, prompt.new_tokens)
         engine_prompt = EnginePrompt.from_inputs(prompt.inputs, int(self.model.config.query_num))
+        grammar = None if options.form is None else self._grammars.compile(options.form)
         with self._making:
-            return self._engine_for(prompt.prompt_tokens + prompt.new_tokens).submit(engine_prompt, asked)
+            engine = self._engine_for(prompt.prompt_tokens + prompt.new_tokens)
+            return engine.submit(engine_prompt, asked, grammar=grammar)
 
     def _engine_for(self, num_tokens: int) -> Engine:
         """The engine, made when it is first needed, and again where a request needs more memory than it has."""

@@ -12,6 +12,7 @@ from typing import Any
 from minicpmv.errors import OptionError
 from minicpmv.generation.engine.requests import RequestOptions
 from minicpmv.generation.engine.sampling import SamplingParams
+from minicpmv.generation.engine.structured import AnswerForm
 
 DEFAULT_MAX_NEW_TOKENS = 2048
 """Tokens an answer may have if neither the caller nor the checkpoint says otherwise. Source: the official `chat`."""
@@ -59,6 +60,9 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     """Strings that end the answer and are no part of it."""
 
+    form: AnswerForm | None = None
+    """What the answer looks like, after any reasoning: JSON of a schema, a regular expression, one of some choices."""
+
     guard: bool = True
     """End an answer that says the same thing over and over."""
 
@@ -82,9 +86,9 @@ class GenerationOptions:
                 remedy="Raise max_new_tokens.",
             )
 
-        if self.num_beams > 1 and (self.stop or self.thinking_budget is not None):
+        if self.num_beams > 1 and (self.stop or self.thinking_budget is not None or self.form is not None):
             raise OptionError(
-                "Beam search takes no stop strings and no thinking budget.", remedy="Leave num_beams at 1."
+                "Beam search takes no stop strings, no thinking budget and no form.", remedy="Leave num_beams at 1."
             )
 
     @property

@@ -4,7 +4,6 @@ ChatRequest -> Service.submit -> Answers: (number of the answer, event), ... unt
 """
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from minicpmv.errors import MessageError, OptionError
 from minicpmv.generation.engine.loop import Engine, Handle
 from minicpmv.generation.engine.prompts import EnginePrompt
 from minicpmv.generation.engine.requests import Event, RequestOptions, Wrote
-from minicpmv.generation.engine.structured import AnswerForm, GrammarBook
+from minicpmv.generation.engine.structured import AnswerForm, Grammars
 from minicpmv.generation.running import context_length, fit_answer
 from minicpmv.media.fetch import FetchPolicy
 from minicpmv.messages import DocumentPart, ImagePart, Message, VideoPart, parse_messages
@@ -126,8 +125,7 @@ class Service:
         self.loaded, self.engine, self.options = loaded, engine, options
         self.names = options.names or (Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,)
         self.uploads = Uploads(options.upload_bytes)
-        self._book: GrammarBook | None = None
-        self._making_book = threading.Lock()
+        self._grammars = Grammars(engine.model, loaded.processor.tokenizer, engine.terminators)
 
     @property
     def context(self) -> int:
@@ -210,7 +208,7 @@ class Service:
         """
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         handles: list[Handle] = []
-        grammars = [None if form is None else self._grammars().compile(form) for _ in options]
+        grammars = [None if form is None else self._grammars.compile(form) for _ in options]
         try:
             for number, (one, grammar) in enumerate(zip(options, grammars, strict=True)):
 
@@ -224,15 +222,6 @@ class Service:
                 handle.cancel()
             raise
         return Answers(prompt, handles, events)
-
-    def _grammars(self) -> GrammarBook:
-        with self._making_book:
-            if self._book is None:
-                head: Any = self.engine.model.get_output_embeddings()
-                self._book = GrammarBook(
-                    self.loaded.processor.tokenizer, int(head.weight.shape[0]), self.engine.terminators
-                )
-            return self._book
 
     def _with_uploads(self, raw: Sequence[Any]) -> list[Any]:
         """The same messages; parts that name an uploaded file hold it."""

@@ -1,12 +1,22 @@
-"""Memory that a training step frees and the next one needs again.
+"""What a training step on a CPU throws away and the next one needs again: memory, and kernels of oneDNN.
 
 glibc gives large blocks back to the system as soon as they are freed and asks for them again a moment later; every page
 is then cleared and mapped anew. On a small machine that was half of all processor time of the vision stage
 (docs/log.md). Kept memory costs nothing here, because a step always needs as much as the one before.
+
+What is kept falls to pieces over hours, and glibc looks for aligned blocks among them one by one: a quarter of the time
+of a run. Other allocators do not; they have to be there before the process begins, so whoever starts processes asks
+`environment_for_training`.
+
+oneDNN writes a kernel for every shape of a product and keeps the last 1,024. Rows and pictures of all sizes bring more
+shapes than that in a few steps, and without room for them every step writes kernels anew.
 """
 
 import ctypes
+import ctypes.util
+import os
 import sys
+from collections.abc import Mapping
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 """Names of glibc's malloc.h."""
@@ -14,6 +24,31 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST_THRESHOLD = 32 * 2**20  # glibc refuses more
 _RESERVE = 2**30
 """Addresses, not memory, that the heap grows by; blocks above the threshold are taken from them while they last."""
+
+
+_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_MOST_KERNELS = "20000"
+"""Half a gigabyte of them, on a model of seven million parameters."""
+
+_ALLOCATORS = ("jemalloc", "tcmalloc_minimal")
+
+
+def keep_kernels() -> None:
+    """Let oneDNN keep its kernels; before the first product of the process, and unless the user has said how many."""
+    os.environ.setdefault(_KERNELS, _MOST_KERNELS)
+
+
+def environment_for_training(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a training process: with a better allocator, if the system has one, and room for kernels.
+
+    Args:
+        environment: what it would be; `LD_PRELOAD` and oneDNN's setting are left as they are where they are set.
+    """
+    chosen = {_KERNELS: _MOST_KERNELS, **environment}
+    if sys.platform.startswith("linux") and "LD_PRELOAD" not in environment:
+        found = [path for name in _ALLOCATORS if (path := ctypes.util.find_library(name))]
+        chosen |= {"LD_PRELOAD": path for path in found[:1]}
+    return chosen
 
 
 def keep_freed_memory() -> bool:

@@ -156,6 +156,12 @@ def test_options_that_fit_no_file_are_mentioned(run: Run, toy_folder: Path, pict
         (["ask", "Hi", "--max-new-tokens", "0"], 1, "max_new_tokens is 0"),
         (["ask", "Hi", "--thinking-budget", "-1"], 1, "thinking_budget is -1"),
         (["ask", "Hi", "--thinking-budget", "4", "--num-beams", "2"], 1, "Beam search"),
+        (["ask", "Hi", "--choice", "a", "--num-beams", "2"], 1, "Beam search"),
+        (["ask", "Hi", "--choice", "a", "--regex", "b"], 1, "given by regex and choices"),
+        (["ask", "Hi", "--choice", ""], 1, "choices that are not empty"),
+        (["ask", "Hi", "--regex", "("], 1, "form of the answer"),
+        (["ask", "Hi", "--schema", "nowhere.json"], 1, "nowhere.json"),
+        (["ask", "Hi", "--schema", str(EXAMPLES / "sign.png")], 1, "sign.png"),
         (["ask", "Hi", "--temperature", "-1"], 1, "temperature is -1"),
         (["ask", "Hi", "--model", "nowhere"], 1, "nowhere"),
         (["ask", "Hi", "--model", "nobody/nothing"], 1, "nobody/nothing"),
@@ -172,6 +178,24 @@ def test_a_wrong_command_line_ends_in_one_line(
     got, out, err = run(*words)
     assert (got, out) == (code, "")
     assert named in one_line(err)
+
+
+def test_an_answer_has_the_form_of_the_options(run: Run, toy_folder: Path, tmp_path: Path) -> None:
+    ask = ("ask", "How many?", "--model", toy_folder, "--device", "cpu", "--max-new-tokens", 40)
+    assert run(*ask, "--choice", "seven", "--choice", "eight")[1].strip() in ("seven", "eight")
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
+    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    assert json.loads(run(*ask, "--schema", tmp_path / "schema.json")[1]) == {"n": 7}
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    code, _, err = run(*ask, "--schema", tmp_path / "list.json")
+    assert (code, "no JSON object" in one_line(err)) == (1, True)
+    questions, answers = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    questions.write_text('{"question": "How many?"}\n{"question": "And now?"}\n', encoding="utf-8")
+    words = ("ask", "--batch", questions, "--out", answers, "--model", toy_folder, "--device", "cpu", "--regex", "[ab]")
+    assert run(*words)[0] == 0
+    told = [json.loads(line)["answer"] for line in answers.read_text("utf-8").splitlines()]
+    assert len(told) == 2
+    assert set(told) <= {"a", "b"}
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_counts(run: Run, toy_folder: Path, picture: Path) -> None:

@@ -1,8 +1,11 @@
 import gc
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,17 @@ from PIL import Image
 import minicpmv
 from minicpmv.errors import ContextLengthError, MessageError
 from minicpmv.generation.chat import Assistant
+from minicpmv.generation.engine.structured import AnswerForm
 from minicpmv.generation.options import GenerationOptions
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
 SHORT = GenerationOptions(max_new_tokens=5)
+SCHEMA = {
+    "type": "object",
+    "properties": {"number": {"enum": [7, 8]}},
+    "required": ["number"],
+    "additionalProperties": False,
+}
 PICTURE = Image.new("RGB", (60, 40), (200, 30, 30))
 
 
@@ -54,6 +64,27 @@ def test_beams_stream_in_one_piece(assistant: Assistant) -> None:
     options = GenerationOptions(max_new_tokens=4, num_beams=2)
     stream = assistant.stream(question("Hi"), options)
     assert [delta.text for delta in stream] == [stream.answer.text]
+
+
+@pytest.mark.parametrize(
+    ("form", "is_met"),
+    [
+        (AnswerForm(choices=("yes", "no", "perhaps not")), lambda text: text in ("yes", "no", "perhaps not")),
+        (AnswerForm(regex=r"[0-9]{3}-[a-c]+x"), lambda text: re.fullmatch(r"[0-9]{3}-[a-c]+x", text) is not None),
+        (AnswerForm(schema=SCHEMA), lambda text: json.loads(text)["number"] in (7, 8)),
+    ],
+    ids=["choice", "regex", "schema"],
+)
+@pytest.mark.parametrize("think", [False, True])
+def test_an_answer_has_the_form_that_was_asked_for(
+    think: bool, form: AnswerForm, is_met: Callable[[str], bool], assistant: Assistant
+) -> None:
+    budget = 6 if think else None
+    options = GenerationOptions(max_new_tokens=120, form=form, think=think, thinking_budget=budget)
+    answer = assistant.ask("How many?", options)
+    assert answer.finish_reason == "stop"
+    assert is_met(answer.text), answer
+    assert (answer.reasoning is not None) == think
 
 
 def test_leaving_a_stream_early_keeps_what_there_was(assistant: Assistant) -> None:

@@ -8,6 +8,7 @@ is optional: `pip install 'minicpmv[serve]'`.
 
 import json
 import re
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,33 @@ class GrammarBook:
                 f"The form of the answer cannot be used: {reason}", remedy="Make it simpler, or leave it out."
             )
         return FormGrammar(matcher, self._vocabulary.vocab_size)
+
+
+class Grammars:
+    """A grammar book for a model, made when the first answer of a form is asked for.
+
+    Args:
+        model: whose logits count.
+        tokenizer: of the model.
+        terminators: ids that end an answer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, terminators: Collection[int]) -> None:
+        self._model, self._tokenizer, self._terminators = model, tokenizer, terminators
+        self._book: GrammarBook | None = None
+        self._making = threading.Lock()
+
+    def compile(self, form: AnswerForm) -> "FormGrammar":
+        """As `GrammarBook.compile`, from any thread.
+
+        Raises:
+            OptionError: llguidance is not installed, or the form cannot be read.
+        """
+        with self._making:
+            if self._book is None:
+                width = int(self._model.get_output_embeddings().weight.shape[0])
+                self._book = GrammarBook(self._tokenizer, width, self._terminators)
+        return self._book.compile(form)
 
 
 class FormGrammar:
