@@ -46,8 +46,9 @@ def environment_for_training(environment: Mapping[str, str]) -> dict[str, str]:
     """
     chosen = {_KERNELS: _MOST_KERNELS, **environment}
     if sys.platform.startswith("linux") and "LD_PRELOAD" not in environment:
-        found = [path for name in _ALLOCATORS if (path := ctypes.util.find_library(name))]
-        chosen |= {"LD_PRELOAD": path for path in found[:1]}
+        found = next(filter(None, map(ctypes.util.find_library, _ALLOCATORS)), None)
+        if found is not None:
+            chosen["LD_PRELOAD"] = found
     return chosen
 
 
