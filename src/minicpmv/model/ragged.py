@@ -52,9 +52,36 @@ def eager_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
         values: [batch, heads, n, d_head].
         scale: factor on the scores.
     """
-    scores = torch.matmul(queries, keys.transpose(-1, -2)) * scale
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    return torch.matmul(weights, values)
+    batch, heads = queries.shape[:2]
+    q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))
+    return torch.bmm(softmax(scaled_scores(q, k, scale)), v).unflatten(0, (batch, heads))
+
+
+def scaled_scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Scores of attention; scaled, and with a bias added, inside of the product instead of in passes of their own.
+
+    Args:
+        queries: [batch, m, d].
+        keys: [batch, n, d].
+        scale: factor on the products.
+        bias: [m, n], added behind it.
+
+    Returns:
+        [batch, m, n].
+    """
+    beta = 0 if bias is None else 1
+    return torch.baddbmm(queries.new_zeros(()) if bias is None else bias, queries, keys.mT, beta=beta, alpha=scale)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Over the last axis, computed in float32, in the type of the scores.
+
+    A CPU widens half-precision numbers inside of the kernel; a float32 copy of the scores is twice the memory traffic.
+    """
+    if scores.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, implementation: str, scale: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from minicpmv.errors import ShapeContractError
-from minicpmv.model.ragged import runs
+from minicpmv.model.ragged import runs, scaled_scores, softmax
 
 BY_SAMPLE = "by_sample"
 
@@ -77,11 +77,11 @@ def attend_by_sample(
     mixed = []
     for run, *parts in zip(groups, *spans, strict=True):
         q, k, v = (part.unflatten(0, (run.num_items, run.length)).transpose(1, 2) for part in parts)
-        k, v = (part.repeat_interleave(repeats, 1) for part in (k, v))
-        scores = torch.matmul(q, k.transpose(-1, -2)) * scaling
-        later = torch.ones(run.length, run.length, dtype=torch.bool, device=scores.device).triu(1)
-        weights = torch.softmax(scores.masked_fill(later, float("-inf")), dim=-1, dtype=torch.float32).to(v.dtype)
-        mixed.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
+        # The query heads of a key head lie one below another: keys and values are not copied for each of them.
+        q, k, v = q.reshape(-1, repeats * run.length, q.shape[-1]), k.flatten(0, 1), v.flatten(0, 1)
+        later = q.new_full((run.length, run.length), float("-inf")).triu(1).repeat(repeats, 1)
+        weights = softmax(scaled_scores(q, k, scaling, later))
+        mixed.append(torch.bmm(weights, v).reshape(run.num_items, heads, run.length, -1).transpose(1, 2).flatten(0, 1))
     return torch.cat(mixed).unflatten(0, (rows, tokens)), None
 
 
