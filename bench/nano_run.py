@@ -2,7 +2,7 @@
 
     python bench/nano_run.py runs --out docs/nano-run.svg
 
-`runs` is what `minicpmv train nano` leaves. Losses come from the `metrics.jsonl` of every stage, smoothed over a
+`runs` is what `minicpmv train nano` leaves, or some of its stages. Losses come from the `metrics.jsonl` of every stage, smoothed over a
 fortieth of the stage. Reading is measured here, by the model at the end of every stage, on lines and pages that no
 stage has seen: a small sample, for the shape of the curve; `minicpmv eval` gives figures.
 """
@@ -91,7 +91,8 @@ def main() -> None:
     for name in chain.chain:
         folder = arguments.runs / name
         if not (folder / "model").is_dir():
-            break
+            print(f"{name:<16}not in {arguments.runs}")
+            continue
         for curve in curves_of(folder, begins):
             label = curve.name if curve.name not in above.get_legend_handles_labels()[1] else None
             above.plot(curve.minutes, curve.losses, color=colours[curve.name], label=label, linewidth=1)

@@ -19,8 +19,8 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 
-LONGEST_ANSWER = 96
-"""In tokens; about twice that of the worlds. A small model that is asked beyond them repeats itself until stopped."""
+LONGEST_ANSWER = 512
+"""In tokens; about twice that of the worlds. A small model that is asked beyond them may go on until it is stopped."""
 
 
 def build_processor(
