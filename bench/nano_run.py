@@ -2,9 +2,9 @@
 
     python bench/nano_run.py runs --out docs/nano-run.svg
 
-`runs` is what `minicpmv train nano` leaves, or some of its stages. Losses come from the `metrics.jsonl` of every stage, smoothed over a
-fortieth of the stage. Reading is measured here, by the model at the end of every stage, on lines and pages that no
-stage has seen: a small sample, for the shape of the curve; `minicpmv eval` gives figures.
+`runs` is what `minicpmv train nano` leaves, or some of its stages. Losses come from the `metrics.jsonl` of every stage,
+smoothed over a fortieth of the stage. Reading is measured here, by the model at the end of every stage, on lines and
+pages that no stage has seen: a small sample, for the shape of the curve; `minicpmv eval` gives figures.
 """
 
 from __future__ import annotations

@@ -33,6 +33,12 @@ _MOST_KERNELS = "20000"
 _ALLOCATORS = ("jemalloc", "tcmalloc_minimal")
 
 
+def prepare_process() -> None:
+    """Keep memory and kernels for the rest of the process; before its first product, and before threads are started."""
+    keep_freed_memory()
+    keep_kernels()
+
+
 def keep_kernels() -> None:
     """Let oneDNN keep its kernels; before the first product of the process, and unless the user has said how many."""
     os.environ.setdefault(_KERNELS, _MOST_KERNELS)
