@@ -66,6 +66,7 @@ class ReasoningSplitter:
         self._channel: Channel = "reasoning" if thinking else "answer"
         self._held = ""
         self._at_start = True
+        self._opened = False
 
     @property
     def channel(self) -> Channel:
@@ -102,9 +103,10 @@ class ReasoningSplitter:
     def _pass_start(self) -> bool:
         """Drop white space and an opening tag at the start of a channel; False while more text is needed to tell."""
         self._held = self._held.lstrip()
-        if not self._held or (THINK_OPEN.startswith(self._held) and self._held != THINK_OPEN and not self._answered):
+        if not self._held or (THINK_OPEN.startswith(self._held) and self._held != THINK_OPEN and self._may_open):
             return False
-        if self._held.startswith(THINK_OPEN) and not self._answered:
+        if self._held.startswith(THINK_OPEN) and self._may_open:
+            self._opened = True
             self._held = self._held[len(THINK_OPEN) :].lstrip()
             self._channel, self.reasoned = "reasoning", True
             self._at_start = not self._held
@@ -113,9 +115,9 @@ class ReasoningSplitter:
         return True
 
     @property
-    def _answered(self) -> bool:
-        """Whether the thinking block is already behind us, so that another opening tag is ordinary text."""
-        return self.reasoned and self._channel == "answer"
+    def _may_open(self) -> bool:
+        """Whether a tag may open the block; inside of one and behind it, another opening tag is ordinary text."""
+        return not self._opened and not (self.reasoned and self._channel == "answer")
 
     def _emit(self, out: list[tuple[Channel, str]], text: str) -> None:
         if text:

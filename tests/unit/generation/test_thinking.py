@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minicpmv.generation.thinking import ReasoningSplitter, Split, split_reasoning
@@ -26,12 +26,14 @@ TEXT = st.lists(
         ("why\n</think>\n<think> is a tag", True, Split("why", "<think> is a tag")),
         ("1 < 2 and </thin air", False, Split(None, "1 < 2 and </thin air")),
         ("<thinker", False, Split(None, "<thinker")),
+        ("<think><think>", False, Split("<think>", "")),
     ],
 )
 def test_reasoning_and_answer_are_told_apart(text: str, thinking: bool, expected: Split) -> None:
     assert split_reasoning(text, thinking=thinking) == expected
 
 
+@example(text="<think><think>", thinking=False, cuts=[7])
 @given(text=TEXT, thinking=st.booleans(), cuts=st.lists(st.integers(0, 60), max_size=8))
 def test_any_way_of_cutting_the_stream_gives_the_same_parts(text: str, thinking: bool, cuts: list[int]) -> None:
     splitter = ReasoningSplitter(thinking=thinking)
