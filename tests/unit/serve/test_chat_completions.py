@@ -51,6 +51,24 @@ def test_a_picture_a_clip_and_a_page(client: openai.OpenAI, alone: str) -> None:
     assert client.chat.completions.create(model="tiny", messages=asks(page, READ)).choices[0].message.content
 
 
+def test_several_pictures_in_one_question_are_each_there(client: openai.OpenAI) -> None:
+    other = {"type": "file", "file": {"file_data": data_uri("note.pdf", "application/pdf"), "filename": "note.pdf"}}
+    one = client.chat.completions.create(model="tiny", messages=asks(other, READ))
+    alone: Any = one.usage
+    told: Any = client.chat.completions.create(model="tiny", messages=asks(picture(), other, picture(), READ)).usage
+    assert told.prompt_tokens_details.visual_tokens == alone.prompt_tokens_details.visual_tokens + 2 * 64
+    # Their order counts: the same pictures the other way round are another question.
+    turned = client.chat.completions.create(
+        model="tiny", messages=asks(other, picture(), picture(), READ), logprobs=True, top_logprobs=1
+    )
+    again = client.chat.completions.create(
+        model="tiny", messages=asks(picture(), picture(), other, READ), logprobs=True, top_logprobs=1
+    )
+    first, second = (answer.choices[0].logprobs for answer in (turned, again))
+    assert first is not None and second is not None  # noqa: PT018
+    assert [one.logprob for one in first.content or ()] != [one.logprob for one in second.content or ()]
+
+
 def test_options_of_media_are_taken_wherever_people_put_them(client: openai.OpenAI) -> None:
     clip = {"type": "video_url", "video_url": {"url": data_uri("clip.mp4", "video/mp4")}}
     bodies: list[dict[str, Any]] = [
