@@ -1,6 +1,7 @@
 """Exported files say in the real llama.cpp what the model says here."""
 
 import base64
+import errno
 import io
 import json
 import subprocess
@@ -83,8 +84,8 @@ def by_llama(files: tuple[Path, Path], contents: list[Any], num_new: int) -> lis
     return answers
 
 
-def by_us(loaded: Loaded, content: Any, num_new: int, **options: Any) -> str:
-    inputs = loaded.processor.apply_chat_template(
+def rendered(loaded: Loaded, content: Any, **options: Any) -> Any:
+    return loaded.processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=True,
@@ -93,6 +94,10 @@ def by_us(loaded: Loaded, content: Any, num_new: int, **options: Any) -> str:
         **SHORT,
         **options,
     )
+
+
+def by_us(loaded: Loaded, content: Any, num_new: int, **options: Any) -> str:
+    inputs = rendered(loaded, content, **options)
     with torch.inference_mode():
         out = loaded.model.generate(**inputs, max_new_tokens=num_new, do_sample=False)
     text: str = loaded.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -113,16 +118,8 @@ def test_words_are_continued_as_here(nano: Loaded, files: tuple[Path, Path]) -> 
 
 @pytest.mark.parametrize("question", ["Repeat this text: apples 42", "What is 17 + 25?", "What colour comes first?"])
 def test_words_weigh_as_much_as_here(question: str, nano: Loaded, files: tuple[Path, Path]) -> None:
-    inputs = nano.processor.apply_chat_template(
-        [{"role": "user", "content": question}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        **SHORT,
-    )
     with torch.inference_mode():
-        scores = nano.model(**inputs).logits[0, -1].float().log_softmax(-1)
+        scores = nano.model(**rendered(nano, question)).logits[0, -1].float().log_softmax(-1)
     told = by_llama(files, [question], 1)[0]["logprobs"]["content"][0]["top_logprobs"]
     assert len(told) == 5
     for one in told:
@@ -213,11 +210,35 @@ def test_what_cannot_be_exported_is_one_line(
     (incomplete / "model.safetensors").write_bytes((bundled_folder() / "model.safetensors").read_bytes()[:100_000])
     with pytest.raises(CheckpointError, match="damaged"):
         export_gguf(incomplete, tmp_path / "out")
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".gguf"]
+    assert list((tmp_path / "out").iterdir()) == []
     old = MiniCPMVConfig.preset("4.0")
     monkeypatch.setattr(exporting, "read_config", lambda _: old)
     assert main(["export", "gguf", "nano", "--out", str(tmp_path)]) == 1
     assert "Only MiniCPM-V 4.5" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_older_file_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, _ = export_gguf("nano", tmp_path, "q4_0")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    written = 0
+    write = gguf.GGUFWriter.write_tensor_data
+
+    def fill(writer: Any, tensor: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, tensor)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", fill)
+    assert main(["export", "gguf", "nano", "--out", str(tmp_path), "--type", "q4_0"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "No space left" in said[0]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert text.name in before
 
 
 def test_the_command_names_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

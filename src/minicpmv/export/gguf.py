@@ -14,7 +14,7 @@ tests/invariants/test_gguf.py.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from minicpmv.errors import CheckpointError, OptionError
+from minicpmv.errors import CheckpointError, MiniCPMVError, OptionError
 from minicpmv.generation.loading import explained, find_checkpoint, read_config, read_processor
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.positions import sinusoid_2d
@@ -83,6 +83,10 @@ _VISION = {
 }
 
 
+class ExportError(MiniCPMVError, OSError):
+    """A file could not be written; an older one of its name is intact."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A tensor of a file, not read yet.
@@ -118,6 +122,7 @@ def export_gguf(
     Raises:
         OptionError: an unknown format, `gguf` is not installed, or the checkpoint is a MiniCPM-V 4.0.
         CheckpointError: the checkpoint is missing, damaged or incomplete.
+        ExportError: a file could not be written.
     """
     require_gguf()
     if kind not in TYPES:
@@ -131,7 +136,7 @@ def export_gguf(
         )
     processor = read_processor(source)
     folder.mkdir(parents=True, exist_ok=True)
-    name = "nano" if model is None else Path(str(model)).name
+    name = Path(source).resolve().name  # of the folder, also where it is called "."
     with explained(source), ExitStack() as files:
         weights = _open_weights(Path(source), files)
         text = folder / f"{name}-{kind}.gguf"
@@ -344,32 +349,55 @@ def _write(
     pieces: Iterator[Piece],
     told: Callable[[int], None],
 ) -> None:
-    """One file: what it holds is listed first, then every tensor follows; renamed into its place at the end."""
+    """One file, renamed into its place when it is whole; half a file is removed, whatever went wrong."""
     import gguf
 
     fresh = path.with_name(path.name + ".new")
     writer = gguf.GGUFWriter(fresh, architecture)
     try:
         keys(writer)
-        listed = list(pieces)
-        for piece in listed:
-            kind = gguf.GGMLQuantizationType[piece.kind]
-            shape = gguf.quant_shape_to_byte_shape(piece.shape, kind) if _is_packed(piece.kind) else piece.shape
-            numbers = np.dtype(np.uint8 if _is_packed(piece.kind) else _NUMBERS[piece.kind])
-            writer.add_tensor_info(piece.name, shape, numbers, int(np.prod(shape)) * numbers.itemsize, raw_dtype=kind)
+        _fill(writer, pieces, told)
+        writer.close()
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        with suppress(OSError):  # what cannot be flushed to a full disk is about to be removed
+            writer.close()
+        fresh.unlink(missing_ok=True)
+
+
+def _fill(writer: "gguf.GGUFWriter", pieces: Iterator[Piece], told: Callable[[int], None]) -> None:
+    """What the file holds is listed first, then every tensor follows."""
+    import gguf
+
+    listed = list(pieces)
+    for piece in listed:
+        kind = gguf.GGMLQuantizationType[piece.kind]
+        shape = gguf.quant_shape_to_byte_shape(piece.shape, kind) if _is_packed(piece.kind) else piece.shape
+        numbers = np.dtype(np.uint8 if _is_packed(piece.kind) else _NUMBERS[piece.kind])
+        writer.add_tensor_info(piece.name, shape, numbers, int(np.prod(shape)) * numbers.itemsize, raw_dtype=kind)
+    with _writing():
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for piece in listed:
-            packed = _packed(piece)
+    for piece in listed:
+        packed = _packed(piece)  # reads the checkpoint, whose errors are others
+        with _writing():
             writer.write_tensor_data(packed)
-            told(packed.nbytes)
+        told(packed.nbytes)
+    with _writing():
         writer.flush()
-    finally:
-        writer.close()
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(
+            f"The file could not be written: {error}.", remedy="Free some space, or name another --out."
+        ) from error
 
 
 _NUMBERS: Mapping[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16}
