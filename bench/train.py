@@ -50,7 +50,7 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.visual_inputs import place_in_slots
 from minicpmv.processing.budget import numbers_of
 from minicpmv.processing.collate import EncodedSample, Padding, collate
-from minicpmv.training.allocator import prepare_process
+from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.estimate import measured_peak, step_flops
 from minicpmv.training.feeding import costs_of
 from minicpmv.training.stage import set_attention
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--nanovlm", type=Path, metavar="DIR", help="a checkout of huggingface/nanoVLM")
     arguments = parser.parse_args()
     batch = 4 if arguments.small else arguments.batch
-    prepare_process()
+    keep_freed_memory()
     if arguments.memory_of:
         size, way = arguments.memory_of
         trainer(build(size).train(), way, draw_steps(1, batch, 1024))()

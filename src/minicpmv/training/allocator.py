@@ -1,4 +1,4 @@
-"""What a training step on a CPU throws away and the next one needs again: memory, and kernels of oneDNN.
+"""Memory that a training step frees and the next one needs again.
 
 glibc gives large blocks back to the system as soon as they are freed and asks for them again a moment later; every page
 is then cleared and mapped anew. On a small machine that was half of all processor time of the vision stage
@@ -7,14 +7,10 @@ is then cleared and mapped anew. On a small machine that was half of all process
 What is kept falls to pieces over hours, and glibc looks for aligned blocks among them one by one: a quarter of the time
 of a run. Other allocators do not; they have to be there before the process begins, so whoever starts processes asks
 `environment_for_training`.
-
-oneDNN writes a kernel for every shape of a product and keeps the last 1,024. Rows and pictures of all sizes bring more
-shapes than that in a few steps, and without room for them every step writes kernels anew.
 """
 
 import ctypes
 import ctypes.util
-import os
 import sys
 from collections.abc import Mapping
 
@@ -26,31 +22,16 @@ _RESERVE = 2**30
 """Addresses, not memory, that the heap grows by; blocks above the threshold are taken from them while they last."""
 
 
-_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-_MOST_KERNELS = "20000"
-"""Half a gigabyte of them, on a model of seven million parameters."""
-
 _ALLOCATORS = ("jemalloc", "tcmalloc_minimal")
 
 
-def prepare_process() -> None:
-    """Keep memory and kernels for the rest of the process; before its first product, and before threads are started."""
-    keep_freed_memory()
-    keep_kernels()
-
-
-def keep_kernels() -> None:
-    """Let oneDNN keep its kernels; before the first product of the process, and unless the user has said how many."""
-    os.environ.setdefault(_KERNELS, _MOST_KERNELS)
-
-
 def environment_for_training(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a training process: with a better allocator, if the system has one, and room for kernels.
+    """The environment of a training process: with a better allocator, if the system has one.
 
     Args:
-        environment: what it would be; `LD_PRELOAD` and oneDNN's setting are left as they are where they are set.
+        environment: what it would be; a `LD_PRELOAD` that is there is left as it is.
     """
-    chosen = {_KERNELS: _MOST_KERNELS, **environment}
+    chosen = dict(environment)
     if sys.platform.startswith("linux") and "LD_PRELOAD" not in environment:
         found = next(filter(None, map(ctypes.util.find_library, _ALLOCATORS)), None)
         if found is not None:

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from minicpmv.errors import MiniCPMVError, OptionError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.settings import dump_settings
-from minicpmv.training.allocator import prepare_process
+from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.checkpoint import Progress
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
 from minicpmv.training.optim import set_rates
@@ -314,6 +314,6 @@ def _only_one(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 @contextlib.contextmanager
 def _settled(recipe: TrainingRecipe) -> Iterator[None]:
     """Memory that is kept, and random states that are given back."""
-    prepare_process()
+    keep_freed_memory()
     with torch.random.fork_rng():
         yield

@@ -25,20 +25,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-KERNELS = """
-import sys
-from minicpmv.training.allocator import keep_kernels
-if sys.argv[1] == "keep":
-    keep_kernels()
-import torch
-torch.set_num_threads(1)
-weight = torch.zeros(8, 8, dtype=torch.bfloat16)
-for _ in range(2):
-    for rows in range(1, 1400):
-        torch.zeros(rows, 8, dtype=torch.bfloat16) @ weight
-"""
-
-
 def page_faults(how: str) -> int:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     command = [sys.executable, "-c", SCRIPT, how]
@@ -52,23 +38,6 @@ def test_blocks_are_paid_for_once() -> None:
     assert page_faults("keep") < 2_000
 
 
-def kernels_made(how: str) -> int:
-    settings = {"PYTHONPATH": str(Path(__file__).parents[3] / "src"), "ONEDNN_VERBOSE": "profile_create"}
-    environment = {**os.environ, **settings}
-    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
-    command = [sys.executable, "-c", KERNELS, how]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
-    return done.stdout.count("create:cache_miss")
-
-
-def test_kernels_are_written_once_for_each_shape() -> None:
-    forgetful = kernels_made("forget")
-    if not forgetful:
-        pytest.skip("this torch has no oneDNN, or does not use it here")
-    assert forgetful > 2_500  # 1,399 shapes, twice
-    assert kernels_made("keep") < 1_500
-
-
 def test_a_training_process_gets_what_the_system_has_and_keeps_what_the_user_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -76,14 +45,10 @@ def test_a_training_process_gets_what_the_system_has_and_keeps_what_the_user_say
     monkeypatch.setattr(allocator.ctypes.util, "find_library", installed.get)
     monkeypatch.setattr(allocator.sys, "platform", "linux")
     found = environment_for_training({"NAME": "value"})
-    assert found == {
-        "NAME": "value",
-        "LD_PRELOAD": "libtcmalloc_minimal.so.4",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "20000",
-    }
+    assert found == {"NAME": "value", "LD_PRELOAD": "libtcmalloc_minimal.so.4"}
     installed["jemalloc"] = "libjemalloc.so.2"
     assert environment_for_training({})["LD_PRELOAD"] == "libjemalloc.so.2"
-    own = {"LD_PRELOAD": "mine.so", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}
+    own = {"LD_PRELOAD": "mine.so"}
     assert environment_for_training(own) == own
     installed.clear()
     assert "LD_PRELOAD" not in environment_for_training({})

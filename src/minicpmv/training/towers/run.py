@@ -22,7 +22,7 @@ from minicpmv.processing.text_encoding import PieceEncoder
 from minicpmv.processing.tokenizer import load_tokenizer
 from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
-from minicpmv.training.allocator import prepare_process
+from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.dense import save_heads
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.towers import runstate
@@ -94,7 +94,7 @@ def train(
 
 
 def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
-    prepare_process()
+    keep_freed_memory()
     (folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     learner = build_learner(recipe)
