@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 NANO_NOTICE = """\
 note: this is the bundled nano model, {millions:.1f} million parameters. It names the first, last or only colour in
-note: a short clip, and reads short printed lines with about one wrong character in ten. For real use add the option
-note: --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
+note: a short clip, reads short printed lines with one wrong character in ten, and guesses at most of a page. For
+note: real use add the option --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
 
 
 def open_assistant(run: "ModelFlags") -> "Assistant":
