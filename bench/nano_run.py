@@ -28,6 +28,12 @@ READ = ("lines.held_out_font", "pages.receipt", "pages.form", "pages.table")
 SHOWN = ("lines", "pages", "questions", "damaged", "clips", "order", "reasoning", "text")
 """Sources whose losses are shown, by the first part of their names."""
 
+POINTS = 200
+"""Of a curve in a stage, about; a chart of every step weighs half a megabyte."""
+
+PAUSE = 10.0
+"""Minutes without a sample that a curve does not bridge."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -65,7 +71,10 @@ def curves_of(folder: Path, begins: float) -> list[Curve]:
             continue
         minutes, losses = np.array(points).T
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        curves.append(Curve(name, minutes[window - 1 :], smooth))
+        thin = max(1, len(smooth) // POINTS)
+        minutes, smooth = minutes[window - 1 :: thin], smooth[::thin]
+        pauses = np.flatnonzero(np.diff(minutes) > PAUSE) + 1  # the source was not in the mixture
+        curves.append(Curve(name, np.insert(minutes, pauses, np.nan), np.insert(smooth, pauses, np.nan)))
     return curves
 
 
@@ -109,7 +118,7 @@ def main() -> None:
             1.01,
             name.removeprefix("nano_"),
             transform=above.get_xaxis_transform(),
-            ha="center",
+            rotation=30,
             fontsize=7,
         )
         begins = ends
