@@ -25,11 +25,12 @@ from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
 from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
-from minicpmv.data.worlds.paper import PageSample
+from minicpmv.data.worlds.paper import PageSample, Question
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
+from minicpmv.data.worlds.shown import clip_questions, scene_questions
 from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
 from minicpmv.data.worlds.text import text_pair
 from minicpmv.errors import OptionError
@@ -160,18 +161,27 @@ def read(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0
     return draw
 
 
-def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0) -> Draw:
-    """Pages with one of their questions.
+def ask(
+    studio: Studio,
+    *,
+    kinds: Sequence[str] = PAGE_KINDS,
+    told: float = 0.0,
+    num_questions: int | Sequence[int] = 1,
+) -> Draw:
+    """Pages with one or some of their questions.
 
     Args:
         studio: what pages are drawn with.
         kinds: kinds of pages.
         told: share of questions about the page's text instead of its picture; charts are always shown.
+        num_questions: asked about every page, a turn each, or the fewest and the most, between which every page draws;
+            a page that has fewer is asked all of them.
 
     Raises:
         OptionError: an option is none of its kind.
     """
     kinds, told = checked_names("kinds", kinds, PAGE_KINDS), checked_share("told", told)
+    several = checked_range("num_questions", num_questions, 1)
 
     def draw(generator: Generator, key: str) -> Sample:
         while True:
@@ -179,6 +189,8 @@ def ask(studio: Studio, *, kinds: Sequence[str] = PAGE_KINDS, told: float = 0.0)
             if page.questions:
                 chosen = page.questions[int(generator.random() * len(page.questions))]
                 sample = page_sample(key, page, chosen.question, chosen.answer, task=chosen.task)
+                others = [question for question in page.questions if question is not chosen]
+                sample = _ask_further(sample, generator, others, several)
                 return _told(sample, page, told, generator)
 
     return draw
@@ -277,34 +289,58 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
     return draw
 
 
-def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS) -> Draw:
-    """Pictures of a few shapes, a digit or a sign, with a question about them.
+def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS, num_questions: int | Sequence[int] = 1) -> Draw:
+    """Pictures of a few shapes, a digit or a sign, with questions about them.
+
+    Args:
+        studio: what they are drawn with.
+        tasks: what pictures are drawn for.
+        num_questions: asked about every picture, a turn each, or the fewest and the most, between which every picture
+            draws; those after the first are of any task, and one is to say what the picture shows.
 
     Raises:
         OptionError: an option is none of its kind.
     """
     tasks = checked_names("tasks", tasks, SCENE_TASKS)
+    several = checked_range("num_questions", num_questions, 1)
 
     def draw(generator: Generator, key: str) -> Sample:
         scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces, split=studio.split)
         picture = ImagePart(Image.fromarray(scene.image))
-        return _answered(key, picture, scene.question, scene.answer, "scene", scene.task)
+        sample = _answered(key, picture, scene.question, scene.answer, "scene", scene.task)
+        if several == (1, 1) or not scene.things:
+            return sample
+        others = [
+            question
+            for question in scene_questions(generator, scene.things)
+            if (question.task, question.answer) != (scene.task, scene.answer)
+        ]
+        return _ask_further(sample, generator, others, several)
 
     return draw
 
 
-def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int | Sequence[int] = 6) -> Draw:
-    """Clips of a few frames with the times at which they were taken, and a question about what happens.
+def clips(
+    studio: Studio,
+    *,
+    tasks: Sequence[str] = CLIP_TASKS,
+    num_frames: int | Sequence[int] = 6,
+    num_questions: int | Sequence[int] = 1,
+) -> Draw:
+    """Clips of a few frames with the times at which they were taken, and questions about what happens.
 
     Args:
         studio: what they are drawn with.
-        tasks: what is asked.
+        tasks: what clips are drawn for.
         num_frames: of every clip, or the fewest and the most, between which every clip draws; a question that needs
             more frames than that gets them.
+        num_questions: asked about every clip, a turn each, or the fewest and the most, between which every clip draws;
+            those after the first are of any task, and one is to say what every frame shows.
 
     Raises:
         OptionError: the numbers are no two in order, or a clip would be too long or too short; or a task is unknown.
     """
+    several = checked_range("num_questions", num_questions, 1)
     bounds = checked_range("num_frames", num_frames, 1, MOST_FRAMES)
     tasks = checked_names("tasks", tasks, CLIP_TASKS)
     needed = {task: fewest_frames(task) for task in tasks}
@@ -316,7 +352,11 @@ def clips(studio: Studio, *, tasks: Sequence[str] = CLIP_TASKS, num_frames: int 
         num = max(num, needed[task])
         clip = render_clip(generator, task=task, num_frames=num, faces=studio.faces, split=studio.split)
         part = VideoPart(frames=tuple(Image.fromarray(frame) for frame in clip.frames), timestamps=clip.times_s)
-        return _answered(key, part, clip.question, clip.answer, "clip", clip.task)
+        sample = _answered(key, part, clip.question, clip.answer, "clip", clip.task)
+        if several == (1, 1):
+            return sample
+        others = [question for question in clip_questions(generator, clip.shown) if question.task != clip.task]
+        return _ask_further(sample, generator, others, several)
 
     return draw
 
@@ -377,6 +417,24 @@ def _told(sample: Sample, page: PageSample, share: float, generator: Generator) 
     question = sample.messages[0].text
     asked = Message("user", (TextPart(f"{page.text}\n{question}"),))
     return Sample(sample.key, (asked, *sample.messages[1:]), {**sample.metadata, "told": True})
+
+
+def _ask_further(sample: Sample, generator: Generator, others: Sequence[Question], bounds: tuple[int, int]) -> Sample:
+    """Some of the other questions in turns of their own, all in random order; the first turn keeps the picture."""
+    if bounds == (1, 1):  # draws nothing, so that one question always gives the same samples
+        return sample
+    num = int(generator.integers(bounds[0], bounds[1] + 1))
+    own, answer = sample.messages
+    *context, asked = own.parts
+    turns = [(asked, answer.parts[0])]
+    for index in generator.permutation(len(others))[: num - 1]:
+        turns.append((TextPart(others[int(index)].question), TextPart(others[int(index)].answer)))
+    mixed = [turns[int(index)] for index in generator.permutation(len(turns))]
+    messages: list[Message] = []
+    for position, (question, reply) in enumerate(mixed):
+        parts = (*context, question) if position == 0 else (question,)
+        messages += [Message("user", parts), Message("assistant", (reply,))]
+    return replace(sample, messages=tuple(messages))
 
 
 def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str, kind: str, task: str) -> Sample:

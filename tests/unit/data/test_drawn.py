@@ -1,11 +1,13 @@
 """Samples of pages: what is kept for evaluation stays out of training, and every task says what was drawn."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from minicpmv.data.corruption.calibration import Calibration, Curve
 from minicpmv.data.corruption.operators import FILLS, OPERATORS
-from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Studio, ask, clips, read, reason, restore
+from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Draw, Studio, ask, clips, read, reason, restore, scenes
 from minicpmv.data.mixture import Branch, DrawnFeed, Mixture
 from minicpmv.data.sample import Sample
 from minicpmv.data.worlds.clips import render_clip
@@ -129,3 +131,37 @@ def test_numbers_of_frames_that_make_no_sense_are_refused(number: int | list[int
         clips(TRAIN, num_frames=number)
     with pytest.raises(OptionError, match="tasks is"):
         clips(TRAIN, tasks=["weather"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda **more: ask(TRAIN, **more), lambda **more: clips(TRAIN, **more), lambda **more: scenes(TRAIN, **more)],
+)
+def test_several_questions_about_one_picture_are_turns_of_which_the_first_has_it(make: Callable[..., Draw]) -> None:
+    draw, lengths = make(num_questions=[1, 4]), set()
+    for seed in range(60):
+        sample = draw(np.random.default_rng(seed), str(seed))
+        asked, answers = sample.messages[::2], sample.messages[1::2]
+        assert {message.role for message in asked} == {"user"}
+        assert {message.role for message in answers} == {"assistant"}
+        assert [len(message.parts) for message in asked] == [2] + [1] * (len(asked) - 1)
+        assert len({message.text for message in asked}) == len(asked)
+        assert all(message.text for message in sample.messages)
+        lengths.add(len(asked))
+    assert lengths == {1, 2, 3, 4}
+
+
+def test_one_question_draws_what_it_always_drew() -> None:
+    """Seeds of runs that are over go on giving their samples."""
+    for make in (ask, scenes, clips):
+        one = make(TRAIN)(np.random.default_rng(5), "a")
+        several = make(TRAIN, num_questions=3)(np.random.default_rng(5), "a")
+        assert one.messages[0].text in {message.text for message in several.messages}
+        assert len(one.messages) == 2
+
+
+def test_text_in_the_place_of_a_page_stands_before_the_first_of_several_questions() -> None:
+    sample = ask(TRAIN, kinds=["table"], told=1.0, num_questions=3)(np.random.default_rng(2), "a")
+    lengths = [message.text.count("\n") for message in sample.messages[::2]]
+    assert lengths[0] >= 2
+    assert lengths[1:] == [0, 0]

@@ -23,9 +23,10 @@ from minicpmv.data.worlds.clip_kinds import (
 )
 from minicpmv.data.worlds.fonts import Face, Split
 from minicpmv.data.worlds.questions import ask
-from minicpmv.data.worlds.scenes import describe, pick
+from minicpmv.data.worlds.scenes import pick
 from minicpmv.data.worlds.scrolling import FEWEST_FRAMES, Passing, draw_ticker, draw_word, plan_passing, set_ticker
 from minicpmv.data.worlds.shapes import COLOURS, Thing, choose_style, draw_things, thing_targets
+from minicpmv.data.worlds.shown import NOTHING, describe_frames
 from minicpmv.errors import OptionError
 
 CLIP_TASKS = (
@@ -42,9 +43,6 @@ CLIP_TASKS = (
     "rising",
     "scroll",
 )
-NOTHING = "none"
-"""How an empty frame is written in a symbolic text."""
-
 MOST_FRAMES = 12
 """Frames of the longest clip."""
 
@@ -76,14 +74,15 @@ class ClipPlan:
     @property
     def description(self) -> str:
         """Every frame in words, separated by commas."""
-        return ", ".join(_describe(shown) for shown in self.frames)
+        return describe_frames(self.frames)
 
 
 @dataclass(frozen=True, slots=True)
 class ClipSample:
     """Frames uint8 [height, width, 3] with their times in seconds (multiples of 0.1), a question and its answer.
 
-    `targets` are int64 [frames, patches, 2] as `shapes.thing_targets` says, and 0 where a word runs by.
+    `targets` are int64 [frames, patches, 2] as `shapes.thing_targets` says, and 0 where a word runs by. `shown` is what
+    each frame shows.
     """
 
     frames: list[NDArray[np.uint8]]
@@ -93,6 +92,7 @@ class ClipSample:
     task: str
     symbolic: str
     targets: NDArray[np.int64]
+    shown: tuple[Thing | Passing | None, ...]
 
 
 def fewest_frames(task: str) -> int:
@@ -145,12 +145,6 @@ def _plan_frames(
     return plan(generator, num_frames) if plan else plan_sequence(generator, task, num_frames)
 
 
-def _describe(shown: Thing | Passing | None) -> str:
-    if isinstance(shown, Passing):
-        return f"{shown.colour} {shown.seen}"
-    return describe(shown) if shown else NOTHING
-
-
 def _relevant(task: str, shown: Thing | Passing | None) -> str:
     """The words of a frame that matter for the question."""
     if shown is None:
@@ -201,12 +195,12 @@ def render_clip(
         frames, passing = draw_ticker(generator, ticker, colours[0], style)
         symbolic = " ".join(shown.seen for shown in passing)
         targets = np.zeros((num_frames, grid[0] * grid[1], 2), dtype=np.int64)  # letters are none of the kinds
-        return ClipSample(frames, times_s, plan.question, plan.answer, task, symbolic, targets)
+        return ClipSample(frames, times_s, plan.question, plan.answer, task, symbolic, targets, tuple(passing))
     things = [[shown] if isinstance(shown, Thing) else [] for shown in plan.frames]
     targets = np.stack([thing_targets(shown, style, size, grid) for shown in things])
     # Background, size and colour values are the same in all frames.
     frames = [draw_things(generator, shown, style) for shown in things]
-    return ClipSample(frames, times_s, plan.question, plan.answer, task, plan.symbolic, targets)
+    return ClipSample(frames, times_s, plan.question, plan.answer, task, plan.symbolic, targets, plan.frames)
 
 
 def _radii_px(task: str, size: tuple[int, int]) -> tuple[int, int]:

@@ -30,6 +30,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "relation": ("Where is the {shape}, seen from the {other}?", "On which side of the {other} is the {shape}?"),
     "sign": ("What does the sign say?", "Which word is on the sign?"),
     "count_of": ("How many {shapes} are there?", "Count the {shapes}."),
+    "describe": ("What does the picture show?", "Describe the picture."),
+    "describe_clip": ("What does every frame show?", "Describe it frame by frame."),
 }
 """Wordings by task; `{shape}` and `{other}` are replaced by shapes' names and `{shapes}` by the plural of the first."""
 

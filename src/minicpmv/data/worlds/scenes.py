@@ -41,7 +41,10 @@ class ScenePlan:
 
 @dataclass(frozen=True, slots=True)
 class SceneSample:
-    """A picture uint8 [height, width, 3] with its question and answer, and `targets` as `shapes.thing_targets` says."""
+    """A picture uint8 [height, width, 3] with its question and answer, and `targets` as `shapes.thing_targets` says.
+
+    `things` are what it shows; a sign shows none.
+    """
 
     image: NDArray[np.uint8]
     question: str
@@ -49,6 +52,7 @@ class SceneSample:
     task: str
     symbolic: str
     targets: NDArray[np.int64]
+    things: tuple[Thing, ...] = ()
 
 
 def pick(generator: Generator, names: Sequence[str]) -> str:
@@ -68,6 +72,11 @@ def describe(thing: Thing) -> str:
     'red circle 4 9'
     """
     return f"{thing.colour} {thing.kind} {round(thing.x * 9)} {round(thing.y * 9)}"
+
+
+def describe_things(things: Sequence[Thing]) -> str:
+    """Things in words, row by row, separated by commas."""
+    return ", ".join(describe(thing) for thing in sorted(things, key=lambda thing: (round(thing.y * 2), thing.x)))
 
 
 def plan_scene(generator: Generator, task: str) -> ScenePlan:
@@ -113,7 +122,7 @@ def _plan_of_several(generator: Generator, task: str) -> ScenePlan:
         for kind, colour, cell in zip(chosen, colours, cells, strict=True)
     )
     answer = str(num) if task == "count_of" else colours[0]
-    return ScenePlan(task, things, ask(generator, task, shape=target), answer, _in_reading_order(things))
+    return ScenePlan(task, things, ask(generator, task, shape=target), answer, describe_things(things))
 
 
 def _plan_of_relation(generator: Generator) -> ScenePlan:
@@ -133,12 +142,7 @@ def _plan_of_relation(generator: Generator) -> ScenePlan:
         for kind, colour, cell in zip(kinds, colours, cells, strict=False)
     )
     question = ask(generator, "relation", shape=kinds[0], other=kinds[1])
-    return ScenePlan("relation", things, question, answer, _in_reading_order(things))
-
-
-def _in_reading_order(things: Sequence[Thing]) -> str:
-    """Things in words, row by row."""
-    return ", ".join(describe(thing) for thing in sorted(things, key=lambda thing: (round(thing.y * 2), thing.x)))
+    return ScenePlan("relation", things, question, answer, describe_things(things))
 
 
 def _in_cell(generator: Generator, cell: int) -> tuple[float, float]:
@@ -180,4 +184,4 @@ def render_scene(
     style = choose_style(generator, colours, size, radii_px=(min(10, largest), largest), faces=faces)
     image = draw_things(generator, plan.things, style)
     targets = thing_targets(plan.things, style, size, (size[0] // 14, size[1] // 14))
-    return SceneSample(image, plan.question, plan.answer, task, plan.symbolic, targets)
+    return SceneSample(image, plan.question, plan.answer, task, plan.symbolic, targets, plan.things)

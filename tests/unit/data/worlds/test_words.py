@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minicpmv.data.worlds import clip_kinds, clips, questions, scenes, shapes
+from minicpmv.data.worlds import clip_kinds, questions, scenes, shapes, shown
 from minicpmv.data.worlds.fonts import PRINTABLE, Split
 from minicpmv.data.worlds.text import tokenizer_corpus
 from minicpmv.data.worlds.words import all_held_out, dictionary, is_held_out, random_line
@@ -72,7 +72,7 @@ def test_words_of_our_own_questions_and_answers_are_never_held_out() -> None:
         *clip_kinds.PACES,
         *clip_kinds.RISES,
         *scenes.PLACES,
-        clips.NOTHING,
+        shown.NOTHING,
     ]
     assert [word for word in spoken if len(word) > 3 and is_held_out(word)] == []
 
