@@ -23,9 +23,10 @@ from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
 from minicpmv.data.worlds.clips import CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
+from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
 from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
-from minicpmv.data.worlds.paper import PageSample, Question
+from minicpmv.data.worlds.paper import PageSample, Question, Region
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
 from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
@@ -47,7 +48,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 }
 
 READ = ("What is written on the page?", "Read the page.", "Write down the text.")
-RESTORE = ("Write the text of the damaged regions, one per line.", "What do the damaged regions say?")
+RESTORE = ("Write the text in the red boxes, one per line.", "What do the red boxes say?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,13 +402,16 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
 def damaged_sample(
     generator: Generator, key: str, page: PageSample, levels: Calibration, shares: Mapping[Level, float]
 ) -> Sample:
-    """A page with damaged regions, whose text is to be written."""
+    """A page with damaged regions in red frames, whose text is to be written."""
     damaged = corrupt(generator, page.image, page.regions, levels, shares=shares)
     answer = "\n".join(target.text.replace("\n", " ") for target in damaged.targets)
     sample = page_sample(key, page, _pick(generator, RESTORE), answer, task="restore")
     picture = Message("user", (ImagePart(Image.fromarray(damaged.image)), *sample.messages[0].parts[1:]))
     metadata = {**sample.metadata, "targets": [target.to_dict() for target in damaged.targets]}
-    return Sample(key, (picture, sample.messages[1]), metadata)
+    # Letters that are there to be seen, however badly, can be told to a tower.
+    covered = {target.region for target in damaged.targets if target.level == "high"}
+    left = [region for index, region in enumerate(page.regions) if index not in covered]
+    return Sample(key, (picture, sample.messages[1]), metadata, _letters(left))
 
 
 def _told(sample: Sample, page: PageSample, share: float, generator: Generator) -> Sample:
@@ -445,9 +449,13 @@ def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str,
 def page_sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
     """A page's picture with a question about it and the answer."""
     sample = _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
-    boxes = [box for region in page.regions for line in region.lines for box in line.characters]
-    # Pages of other scripts know the box of a line and not of a letter.
-    return replace(sample, characters=tuple(box for box in boxes if len(box.char) == 1 and box.char.isascii()))
+    return replace(sample, characters=_letters(page.regions))
+
+
+def _letters(regions: Sequence[Region]) -> tuple[CharacterBox, ...]:
+    """Boxes of single letters; pages of other scripts know the box of a line and not of a letter."""
+    boxes = [box for region in regions for line in region.lines for box in line.characters]
+    return tuple(box for box in boxes if len(box.char) == 1 and box.char.isascii())
 
 
 def _pick(generator: Generator, names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Damaged pages: regions of one level, and covered regions whose text the page does tell, or does not.
 
-    page -> damage -> "What do the damaged regions say?" -> the text, a line per region
+    page -> damage -> "What do the red boxes say?" -> the text, a line per region
 
 What is covered can only be guessed. `known_question` covers a name that the rest of the page repeats, so a guess can be
 right; `unknown_question` covers a random number or code, so a model that writes one down anyway has invented it.

@@ -61,6 +61,11 @@ def test_restoring_names_every_target_in_order() -> None:
         assert sample.messages[1].text.split("\n") == [target["text"].replace("\n", " ") for target in targets]
         levels |= {target["level"] for target in targets}
         assert all((target["operator"] in FILLS) == (target["level"] == "high") for target in targets)
+        again = np.random.default_rng(seed)
+        clean = TRAIN.page(again, PAGE_KINDS[int(again.random() * len(PAGE_KINDS))])
+        covered = {target["region"] for target in targets if target["level"] == "high"}
+        seen = [region.text for index, region in enumerate(clean.regions) if index not in covered]
+        assert sorted(box.char for box in sample.characters) == sorted("".join("".join(seen).split()))
     assert levels == {"low", "moderate", "high"}
 
 

@@ -6,8 +6,10 @@ The target of a region is always its original text. Slightly damaged, that is re
 pixels and context have to be weighed; covered, only context is left. Which of the three a target is travels with it,
 together with the operator, its strength, and the error rate a reader without context is expected to have.
 
+Targets have a red frame, outside of what is damaged: a slight damage does not say by itself that it is asked for.
+
 Source: arXiv 2509.18154, section 2.2.3 (unified paradigm; levels chosen per region, several in one page). Shares of
-levels and regions are ours: the report gives none.
+levels and regions are ours: the report gives none, and it does not say how the targets are told to the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +34,12 @@ REGION_SHARE = (0.15, 0.40)
 MAX_TARGETS = 8
 """Most targets of one page. Ours."""
 
+FRAME = (220, 30, 30)
+"""Colour of the frame around a target, RGB. Ours."""
+
 _MARGIN = 2  # px of paper around the ink that are damaged too
+_THINNEST_FRAME_PX = 2
+_SIDE_PER_FRAME = 450  # a frame is a px broader for every so many px of the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CorruptedPage:
-    """A page uint8 [height, width, 3] with damaged regions, and these in reading order."""
+    """A page uint8 [height, width, 3] with damaged regions in red frames, and these in reading order."""
 
     image: NDArray[np.uint8]
     targets: tuple[Target, ...]
@@ -74,7 +81,7 @@ def corrupt(
     region_share: tuple[float, float] = REGION_SHARE,
     most: int = MAX_TARGETS,
 ) -> CorruptedPage:
-    """Damage some regions of a page: a rendered one, one of a PDF, or a user's picture with known text.
+    """Damage and frame some regions of a page: a rendered one, one of a PDF, or a user's picture with known text.
 
     Args:
         generator: source of randomness.
@@ -104,7 +111,7 @@ def corrupt(
     for index in chosen:
         level = levels[int(generator.choice(len(levels), p=weights / weights.sum()))]
         targets.append(_damage(generator, damaged, regions[index], index, level, calibration))
-    return CorruptedPage(damaged, tuple(targets))
+    return CorruptedPage(_framed(damaged, [target.box for target in targets]), tuple(targets))
 
 
 def _damage(
@@ -127,6 +134,17 @@ def _damage(
     return Target(
         index, region.text, (left, top, right, bottom), level, operator, round(strength, 4), round(expected, 4)
     )
+
+
+def _framed(image: NDArray[np.uint8], boxes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.uint8]:
+    """The picture with a frame around every box; what is inside of a box stays as it is, even where boxes are close."""
+    broad = max(_THINNEST_FRAME_PX, round(max(image.shape[:2]) / _SIDE_PER_FRAME))
+    framed = image.copy()
+    for left, top, right, bottom in boxes:
+        framed[max(0, top - broad) : bottom + broad, max(0, left - broad) : right + broad] = FRAME
+    for left, top, right, bottom in boxes:
+        framed[top:bottom, left:right] = image[top:bottom, left:right]
+    return framed
 
 
 def _pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from minicpmv.data.corruption.calibration import Calibration, Crop, Curve, crop_of, error_rate, measure
-from minicpmv.data.corruption.corrupt import CorruptedPage, corrupt
+from minicpmv.data.corruption.corrupt import FRAME, CorruptedPage, corrupt
 from minicpmv.data.corruption.operators import FILLS, OPERATORS, cover
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.paper import PageSample
@@ -137,15 +137,19 @@ def corrupted(seed: int, calibration: Calibration, **options: object) -> tuple[P
     return sample, corrupt(np.random.default_rng(seed), sample.image, sample.regions, calibration, **options)
 
 
-def test_only_the_boxes_of_targets_change(calibration: Calibration) -> None:
+def test_only_the_boxes_of_targets_change_and_a_frame_around_each(calibration: Calibration) -> None:
     for seed in range(10):
         sample, result = corrupted(seed, calibration)
-        outside = np.ones(sample.image.shape[:2], dtype=bool)
+        outside, inside = np.ones((2, *sample.image.shape[:2]), dtype=bool)
         for target in result.targets:
             left, top, right, bottom = target.box
-            outside[top:bottom, left:right] = False
+            outside[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = False
+            inside[top:bottom, left:right] = False
             assert target.text == sample.regions[target.region].text
         assert np.array_equal(result.image[outside], sample.image[outside])
+        framed = result.image[inside & ~outside]
+        assert len(framed)
+        assert (framed == FRAME).all()
         assert [target.region for target in result.targets] == sorted({target.region for target in result.targets})
 
 
@@ -178,6 +182,17 @@ def test_a_covered_region_shows_nothing_of_its_text(calibration: Calibration) ->
         assert top <= ink.top
         assert right >= min(ink.right, sample.image.shape[1])
         assert bottom >= min(ink.bottom, sample.image.shape[0])
+
+
+def test_frames_are_broader_on_larger_pages_and_end_with_the_page(calibration: Calibration) -> None:
+    sample = page()
+    large = np.pad(sample.image, ((0, 1800 - sample.image.shape[0]), (0, 0), (0, 0)), mode="edge")
+    at_the_edge = [region for region in sample.regions if region.box.right > sample.image.shape[1] - 6]
+    result = corrupt(np.random.default_rng(0), large, at_the_edge, calibration, most=1)
+    ((left, top, right, bottom),) = [target.box for target in result.targets]
+    assert (result.image[top - 4 : top, left:right] == FRAME).all()
+    assert not (result.image[top - 5, left:right] == FRAME).all(axis=-1).any()
+    assert result.image.shape == large.shape
 
 
 @pytest.mark.parametrize("options", [{"shares": {"severe": 1.0}}, {"shares": {"low": 0.0}}])

@@ -291,7 +291,7 @@ def test_a_drawn_page_is_damaged_like_any_other(browser: Browser) -> None:
     assert changed.any()
     for target in targets:
         left, top, right, bottom = target["box"]
-        changed[top:bottom, left:right] = False
+        changed[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = False  # with its frame
     assert not changed.any()
     empty = browser.render("")
     with pytest.raises(OptionError):
