@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -178,6 +179,8 @@ def _message(raw: Any, where: str) -> Message:
     _check_role(role, where)
     content = raw.get("content")
     calls = raw.get("tool_calls") or ()
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+        raise MessageError(f"{where} has the tool_calls {_short(calls)}.", remedy="Give a list of objects.")
     if content is None and not calls:
         raise MessageError(f"{where} has no content.", remedy="Give a string or a list of parts.")
     reasoning = raw.get("reasoning_content", raw.get("reasoning"))
@@ -247,6 +250,8 @@ def _read_video(given: dict[str, Any], where: str) -> Part:
         given["frames"] = given.pop("video")
     frames = given.pop("frames", None)
     if frames is not None:
+        if not isinstance(frames, list | tuple | np.ndarray):
+            raise MessageError(f"{where} has the frames {_short(frames)}.", remedy="Give a list of pictures.")
         frames = tuple(_picture(frame, f"{where}.frames[{position}]") for position, frame in enumerate(frames))
     timestamps = given.pop("timestamps", None)
     groups = given.pop("temporal_ids", None)
@@ -271,8 +276,14 @@ def _read_document(given: dict[str, Any], where: str) -> Part:
     pages = given.pop("pages", None)
     if isinstance(pages, int):
         pages = [pages]
+    try:
+        pages = None if pages is None else tuple(operator.index(page) for page in pages)
+    except TypeError:
+        raise MessageError(
+            f"{where} has the pages {_short(pages)}.", remedy="Give numbers from 1, such as [1, 3]."
+        ) from None
     options = {name: given.pop(name) for name in ("dpi", "max_slices", "use_image_id") if name in given}
-    return DocumentPart(source, None if pages is None else tuple(pages), **options)
+    return DocumentPart(source, pages, **options)
 
 
 _VIDEO_OPTIONS = ("fps", "packing", "max_frames", "max_slices", "use_image_id")

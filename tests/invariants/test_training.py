@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from minicpmv.data.sources import SourceRecipe
 from minicpmv.errors import CheckpointError, OptionError
@@ -100,6 +101,21 @@ def test_activations_that_are_computed_again_and_another_attention_change_nothin
     for step, numbers in diary.steps.items():
         assert numbers["loss"] == pytest.approx(reference[1].steps[step]["loss"], abs=OTHER_ATTENTION)
     assert distance(finished(tmp_path), finished(reference[0])) < WEIGHT
+
+
+def test_a_frozen_language_model_forgets_its_activations_too(
+    recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients run through it, so its layers would keep everything."""
+    calls = []
+    forward = Qwen3MLP.forward
+    monkeypatch.setattr(Qwen3MLP, "forward", lambda self, states: (calls.append(self), forward(self, states))[1])
+    short = replace(recipe, rates={"resampler": 1e-3}, schedule=replace(recipe.schedule, steps=1, warmup=0, decay=0))
+    carried_out(short, tmp_path / "kept")
+    once = len(calls)
+    carried_out(replace(short, recompute=True), tmp_path / "again")
+    assert len(calls) == 3 * once  # every layer of the second run is passed twice
+    assert same(finished(tmp_path / "kept"), finished(tmp_path / "again"))
 
 
 def test_text_alone_teaches_a_frozen_language_model_nothing(recipe: TrainingRecipe, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class Parquet:
 
 @dataclass(frozen=True, slots=True)
 class WebDataset:
-    """Tar files whose members with one stem form a record, as WebDataset writes them; a place is a byte.
+    """Tar files as WebDataset writes them: members with one name but for the suffix form a record. A place is a byte.
 
     `.json` holds the record; `.jpg`, `.png`, `.webp`, `.mp4` ... its picture or clip; `.txt` a caption; `.srt` and
     `.vtt` the subtitles of a clip.
@@ -304,12 +304,14 @@ def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
         return Flaw(key, "This is not text in UTF-8.")
     except (MiniCPMVError, ValueError) as error:
         return Flaw(key, str(error).removeprefix(f"{key}: "))
+    except (TypeError, LookupError) as error:  # a stranger's record may have any type anywhere
+        return Flaw(key, f"It has a value of another type than it should: {error!r}")
     except RecursionError:
         return Flaw(key, "It is nested too deep to be read.")
 
 
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:
-    """Members with one stem, from a byte on, with the byte at which the next group begins."""
+    """Members with one name but for the suffix, from a byte on, with the byte at which the next group begins."""
     with path.open("rb") as file:
         file.seek(offset)
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -318,9 +320,11 @@ def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], in
             for member in archive:
                 if not member.isfile():
                     continue
-                base, _, suffix = PurePosixPath(member.name).name.partition(".")
+                place = PurePosixPath(member.name)
+                name, _, suffix = place.name.partition(".")
+                base = (place.parent / name).as_posix()  # a name may come again in another folder
                 if stem is not None and base != stem:
-                    yield stem, members, offset + member.offset
+                    yield stem, members, member.offset
                     members = {}
                 stem = base
                 content = archive.extractfile(member)

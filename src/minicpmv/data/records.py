@@ -10,6 +10,7 @@ Names of media files are taken relative to the folder of the file that names the
 
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
             raise MessageError("no assistant's turn says anything.", remedy="A sample needs an answer to learn.")
     except MessageError as error:
         raise MessageError(f"{key}: {error.what}", remedy=error.remedy) from None
-    metadata = dict(record.get("metadata") or {})
+    metadata = record.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise MessageError(f"{key}: metadata is {reprlib.repr(metadata)}.", remedy="Give an object.")
+    metadata = dict(metadata)
     if "id" in record:
         metadata.setdefault("id", record["id"])
     return Sample(key, tuple(messages), metadata)
@@ -55,42 +59,49 @@ def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
 
 def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """The turns of a record as dictionaries that `parse_messages` takes."""
-    if "messages" in record:
+    if record.get("messages") is not None:
         turns = record["messages"]
         if not isinstance(turns, Sequence) or isinstance(turns, str):
             raise MessageError("messages is not a list.", remedy='Give [{"role": ..., "content": ...}].')
         return [_resolved_turn(turn, folder) for turn in turns]
     media = _media(record, folder)
-    if "conversations" in record:
+    if record.get("conversations") is not None:  # a table gives every record every column
+        if not isinstance(record["conversations"], list | tuple) or not record["conversations"]:
+            raise MessageError("conversations is no list of turns.", remedy='Give [{"from": ..., "value": ...}].')
         turns = [_llava_turn(turn) for turn in record["conversations"]]
     else:
         question, answer = _question_and_answer(record)
         turns = [("user", question), ("assistant", answer)]
-    marks = sum(len(_MARK.findall(text)) for role, text in turns if role == "user")
-    if media and not marks:
+    marked = Counter(image or video for role, text in turns if role == "user" for image, video in _MARK.findall(text))
+    if media and not marked:
         first = next((index for index, (role, _) in enumerate(turns) if role == "user"), 0)
         turns[first] = (turns[first][0], "".join(f"<{part['type']}>\n" for part in media) + turns[first][1])
-        marks = len(media)
-    if marks != len(media):
+        marked = Counter(part["type"] for part in media)
+    if marked != Counter(part["type"] for part in media):
         raise MessageError(
-            f"{marks} <image> or <video> marks stand in the text, but {len(media)} media are given.",
+            f"{marked['image']} <image> and {marked['video']} <video> marks stand in the text, but "
+            f"{sum(part['type'] == 'image' for part in media)} pictures and "
+            f"{sum(part['type'] == 'video' for part in media)} clips are given.",
             remedy="Write one mark for each, or none at all.",
         )
-    pending = list(media)
+    pending = {kind: [part for part in media if part["type"] == kind] for kind in ("image", "video")}
     return [{"role": role, "content": _split(text, pending) if role == "user" else text} for role, text in turns]
 
 
 def _llava_turn(turn: Any) -> tuple[str, str]:
-    if not isinstance(turn, Mapping) or turn.get("from") not in _SPEAKERS or not isinstance(turn.get("value"), str):
+    speaker, said = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS or not isinstance(said, str):
         raise MessageError(
             "a turn of conversations lacks from or value.", remedy=f"from is one of {', '.join(_SPEAKERS)}."
         )
-    return _SPEAKERS[turn["from"]], turn["value"]
+    return _SPEAKERS[speaker], said
 
 
 def _question_and_answer(record: Mapping[str, Any]) -> tuple[str, str]:
-    question = next((record[name] for name in ("prompt", "question") if name in record), None)
-    answer = next((record[name] for name in ("completion", "answer", "caption", "text") if name in record), None)
+    question, answer = (
+        next((record[name] for name in names if record.get(name) is not None), None)
+        for names in (("prompt", "question"), ("completion", "answer", "caption", "text"))
+    )
     if isinstance(answer, str) and (isinstance(question, str) or question is None):
         return question if question is not None else CAPTION_QUESTION, answer
     keys = ", ".join(sorted(map(str, record)))
@@ -113,14 +124,14 @@ def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _split(text: str, pending: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A text cut at its marks, with the next media in their places."""
+def _split(text: str, pending: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A text cut at its marks, with the next picture or clip in their places."""
     content: list[dict[str, Any]] = []
     position = 0
     for mark in _MARK.finditer(text):
         if before := text[position : mark.start()].strip("\n"):
             content.append({"type": "text", "text": before})
-        content.append(pending.pop(0))
+        content.append(pending[mark[1] or mark[2]].pop(0))
         position = mark.end()
     if rest := text[position:].strip("\n"):
         content.append({"type": "text", "text": rest})

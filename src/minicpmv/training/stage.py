@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minicpmv.errors import CheckpointNotFoundError, OptionError
 from minicpmv.generation.loading import find_checkpoint, is_bundled_name, read_config, read_processor
@@ -89,11 +90,11 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     model = _read_start(source, recipe, accelerator.device)
     set_attention(model, recipe.attention)
     processor = read_processor(source)
-    if recipe.recompute:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainable = choose_trainable(model, recipe)
     for part in recipe.rates:
         getattr(model, part).train()
+    if recipe.recompute:
+        _recompute(model)
     model.training = True  # a process without pictures then still takes part in the tower's gradients
     heads = _dense_heads(recipe, folder, model)
     losses = spread(TokenLoss(model, heads), recipe, accelerator)
@@ -107,6 +108,16 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     shards = accelerator.num_processes if recipe.sharding == "full" else 1
     checkpoints = Checkpoints(folder, rank=accelerator.process_index, shards=shards)
     return Stage(recipe, folder, accelerator, model, heads, processor, trainable, losses, optimiser, checkpoints, dtype)
+
+
+def _recompute(model: MiniCPMVForConditionalGeneration) -> None:
+    """Forget the activations of every layer until they are needed."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers does so only in a layer that trains. Gradients run through a frozen language model as well; the
+    # layer alone is told that it trains, and what is inside of it is not.
+    for module in model.llm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device) -> MiniCPMVForConditionalGeneration:

@@ -79,7 +79,18 @@ def test_without_marks_media_come_first() -> None:
         ({"image": "a.png"}, "has the keys image"),
         ({"conversations": [{"from": "cat", "value": "x"}]}, "lacks from or value"),
         ({"image": "a.png", "conversations": [{"from": "human", "value": "<image> <image>"}]}, "2 <image>"),
-        ({"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]}, "0 media"),
+        ({"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]}, "0 pictures"),
+        (
+            {"image": "a.png", "prompt": "<video>", "completion": "x"},
+            "1 <video> marks stand in the text, but 1 pict",
+        ),
+        ({"conversations": []}, "no list of turns"),
+        ({"conversations": 5}, "no list of turns"),
+        ({"conversations": [{"from": [], "value": "x"}]}, "lacks from or value"),
+        ({"prompt": "a", "completion": "b", "metadata": 5}, "metadata is 5"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": 5}]}, "tool_calls int 5"),
+        ({"messages": [{"role": "user", "content": [{"type": "video", "frames": 5}]}]}, "frames int 5"),
+        ({"messages": [{"role": "user", "content": [{"document": "a.pdf", "pages": ["x"]}]}]}, "pages list ['x']"),
         ({"messages": "hello"}, "messages is not a list"),
         ({"messages": [{"role": "user", "content": "hello"}]}, "no assistant"),
         ({"messages": [{"role": "cat", "content": "hello"}]}, "role"),
@@ -91,6 +102,16 @@ def test_what_is_wrong_with_a_record_is_said_with_its_place(record: Any, says: s
         sample_from_record(record, "here", FOLDER)
     assert says in caught.value.what
     assert caught.value.remedy
+
+
+def test_columns_of_a_table_that_say_nothing_are_passed_over() -> None:
+    nothing = dict.fromkeys(("messages", "conversations", "image", "metadata", "question", "answer"))
+    assert parts({**nothing, "prompt": "2 + 2?", "completion": "4"}) == [TextPart("2 + 2?")]
+
+
+def test_pictures_and_clips_stand_at_the_marks_of_their_kind() -> None:
+    record = {"image": "a.png", "video": "b.mp4", "prompt": "<video>\nor <image>\nor?", "completion": "That."}
+    assert parts(record) == [VideoPart("/data/b.mp4"), TextPart("or "), ImagePart("/data/a.png"), TextPart("or?")]
 
 
 def question(number: int) -> dict[str, Any]:
@@ -166,7 +187,7 @@ def test_reading_on_from_any_position_gives_the_rest(source: Source) -> None:
     for done in range(len(everything) + 1):
         start = Position() if done == 0 else everything[done - 1][1]
         rest = list(source.read(start))
-        assert [found for found, _ in rest] == [found for found, _ in everything[done:]], (done, start)
+        assert rest == everything[done:], (done, start)  # places as well: a run may stop and go on many times
 
 
 def test_keys_are_different_and_flaws_say_why(source: Source) -> None:
@@ -240,6 +261,20 @@ def test_a_record_of_a_tar_that_is_no_object_is_a_flaw(text: str, tmp_path: Path
     found = [sample for sample, _ in open_source(tmp_path / "shard.tar").read(Position())]
     assert isinstance(found[0], Flaw)
     assert not isinstance(found[1], Flaw)
+
+
+def test_one_name_in_two_folders_of_a_tar_is_two_records(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for name in ("one/page.png", "one/page.txt", "two/page.png", "two/page.txt"):
+            content = name.encode() if name.endswith("txt") else png(3)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    found = [one for one, _ in open_source(tmp_path / "shard.tar").read(Position())]
+    assert [(one.key, one.messages[-1].text) for one in found if isinstance(one, Sample)] == [
+        ("shard.tar:one/page", "one/page.txt"),
+        ("shard.tar:two/page", "two/page.txt"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["broken.tar", "broken.parquet"])
