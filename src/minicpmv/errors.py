@@ -5,6 +5,8 @@ that line and exits with 1; a traceback appears only with `--debug`. All of them
 application needs a single `except`; each also derives from the built-in exception a Python user would expect.
 """
 
+from typing import Any
+
 
 class MiniCPMVError(Exception):
     """Base of every error this package raises on purpose.
@@ -19,6 +21,14 @@ class MiniCPMVError(Exception):
         self.remedy = " ".join(remedy.split())
         end = "" if self.what.endswith((".", "!", "?")) else "."
         super().__init__(f"{self.what}{end} {self.remedy}".strip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.what, self.remedy)
+
+
+def _rebuilt(kind: type[MiniCPMVError], what: str, remedy: str) -> MiniCPMVError:
+    """An error that comes from another process."""
+    return kind(what, remedy=remedy)
 
 
 class MediaError(MiniCPMVError, ValueError):

@@ -92,14 +92,19 @@ def _apply(tree: Any, override: str) -> None:
     *parents, last = path.split(".")
     for key in parents:
         tree = _step(tree, key, path)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"The override {override!r} has a value that is no YAML.", remedy="Quote it.") from None
     if isinstance(value, str):
         value = _number(value)
     if isinstance(tree, list):
         _step(tree, last, path)
         tree[int(last)] = value
-    else:
+    elif isinstance(tree, dict):
         tree[last] = value
+    else:
+        raise SettingsError(f"The override {path!r} leads nowhere at {last!r}.", remedy="See `minicpmv recipes show`.")
 
 
 def _step(tree: Any, key: str, path: str) -> Any:

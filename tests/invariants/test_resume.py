@@ -13,8 +13,8 @@ from torch import Tensor
 
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.recipes.loader import load_towers
+from minicpmv.training.run_folder import SavingError, TrainingError, find_checkpoint
 from minicpmv.training.towers import runstate
-from minicpmv.training.towers.loop import TrainingError
 from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
 from minicpmv.training.towers.run import build_learner, train
 from minicpmv.training.towers.runstate import Position
@@ -140,12 +140,39 @@ def test_a_finished_run_is_left_as_it_is(recipe: TowersRecipe, uninterrupted: Fi
 def test_a_crash_between_two_renames_loses_nothing(recipe: TowersRecipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    found = runstate.find_checkpoint(tmp_path)
+    found = find_checkpoint(tmp_path)
     assert found is not None
     assert runstate.load_position(found).step == 1
     diary = Diary()
     train(recipe, tmp_path, reporter=diary, device="cpu", max_seconds=0)
     assert diary.starts == [("vision", 1)]
+
+
+def test_a_crash_after_one_leaves_what_there_is_until_the_next_is_complete(
+    recipe: TowersRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+
+    def full(tensors: object, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runstate, "save_file", full)
+    with pytest.raises(SavingError, match="No space left"):
+        train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    monkeypatch.undo()
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert runstate.load_position(found).step == 1
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
+    recipe: TowersRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(TrainingError, match=r"gradient norm nan.* kept in .*step-0\.safetensors"):
+        train(recipe, tmp_path, reporter=Diary(), device="cpu")
+    assert load_file(tmp_path / "step-0.safetensors")
 
 
 def test_the_log_of_a_run_is_readable_by_line(uninterrupted: Finished) -> None:

@@ -22,9 +22,11 @@ from minicpmv.errors import CheckpointError, OptionError
 from minicpmv.generation.loading import bundled_folder
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training import checkpoint
-from minicpmv.training.checkpoint import Progress, SavingError
-from minicpmv.training.engine import TrainingError, train_stage
+from minicpmv.training.checkpoint import Progress
+from minicpmv.training.engine import train_stage
 from minicpmv.training.recipe import LoraRecipe, RowsRecipe, TrainingRecipe
+from minicpmv.training.run_folder import SavingError, TrainingError
+from minicpmv.training.schedule import Schedule
 from minicpmv.training.trainable import counts_by_part
 from tests.invariants.training_runs import (
     LOSS,
@@ -347,6 +349,29 @@ def test_a_checkpoint_of_other_parts_is_refused(recipe: TrainingRecipe, tmp_path
     carried_out(recipe, tmp_path, max_seconds=0)
     with pytest.raises(CheckpointError, match="does not fit what the recipe trains: vpm"):
         carried_out(replace(recipe, rates={"vpm": 1e-4}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"start": str(bundled_folder())}, "start 'nano', not "),
+        ({"seed": 1}, "seed '0', not '1'"),
+        ({"data": {"lines": SourceRecipe(world="lines", options={"max_words": 2})}}, "data.lines 'lines', not"),
+        ({"schedule": Schedule(steps=1, warmup=0, decay=0)}, "holds step 2, and the recipe has 1"),
+    ],
+)
+def test_another_run_does_not_go_on_in_the_folder_of_one(
+    changes: dict[str, Any], says: str, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    """It would call the other's model its own."""
+    short = replace(recipe, schedule=Schedule(steps=2, warmup=0, decay=0))
+    carried_out(short, tmp_path)
+    before = (tmp_path / "recipe.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match=says) as caught:
+        carried_out(replace(short, **changes), tmp_path)
+    assert "another --out" in caught.value.remedy
+    assert (tmp_path / "recipe.yaml").read_bytes() == before
+    carried_out(replace(short, rates={"llm": 2e-4, "resampler": 1e-4}), tmp_path)  # rates may change
 
 
 def test_a_sheet_shows_what_the_model_says(recipe: TrainingRecipe, tmp_path: Path) -> None:

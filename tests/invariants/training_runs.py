@@ -60,9 +60,10 @@ def finished(folder: Path) -> dict[str, Tensor]:
 
 
 def losses(folder: Path) -> dict[int, float]:
-    """What was reported last of each step: a killed run reports the steps behind its checkpoint twice."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
+    """What was reported of each step, once: a killed run does the steps behind its checkpoint again."""
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
+    return {entry["step"]: entry["loss"] for entry in entries}
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

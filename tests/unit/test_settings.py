@@ -64,7 +64,7 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
     assert given["stages"] == [{"rate": 1}, {"rate": 2}], "the caller's mapping is left alone"
 
 
-@pytest.mark.parametrize("override", ["steps", "=3", "nowhere.rate=1", "stages.5.rate=1"])
+@pytest.mark.parametrize("override", ["steps", "=3", "nowhere.rate=1", "stages.5.rate=1", "steps=[1", "steps.more=1"])
 def test_overrides_that_lead_nowhere_are_refused(override: str) -> None:
     with pytest.raises(SettingsError):
         read_settings(GOOD, Outer, [override])

@@ -107,8 +107,9 @@ def count_records(path: Path) -> int:
 def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: float) -> None:
     """Train, and say at every end what the run has become."""
     from minicpmv.cli.training_progress import StageProgress
-    from minicpmv.training.checkpoint import find_checkpoint, load_progress
+    from minicpmv.training.checkpoint import load_progress
     from minicpmv.training.engine import train_stage
+    from minicpmv.training.run_folder import find_checkpoint
 
     hint = "The same command goes on from there."
     speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one

@@ -35,9 +35,10 @@ def run_towers(recipe: "TowersRecipe", folder: Path, device: str, max_seconds: f
 def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
     """Whether this is a new run or an old one, and which of an old run's settings have changed since."""
     from minicpmv.settings import dump_settings
+    from minicpmv.training.run_folder import find_checkpoint
     from minicpmv.training.towers import runstate
 
-    checkpoint = runstate.find_checkpoint(folder)
+    checkpoint = find_checkpoint(folder)
     if checkpoint is None:
         say(f"Training {recipe.name} in {folder}. Ctrl-C stops it; the same command goes on.")
         return
@@ -51,9 +52,10 @@ def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
 
 
 def _resume_hint(recipe: "TowersRecipe", folder: Path) -> str:
+    from minicpmv.training.run_folder import find_checkpoint
     from minicpmv.training.towers import runstate
 
-    checkpoint = runstate.find_checkpoint(folder)
+    checkpoint = find_checkpoint(folder)
     if checkpoint is None:
         return "Nothing was saved yet; the same command starts again."
     return f"{folder} holds {where(recipe, runstate.load_position(checkpoint))}. The same command goes on from there."

@@ -62,7 +62,8 @@ def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) 
                 dropped.write(json.dumps({"key": judged.key, "reason": judged.reason}, ensure_ascii=False) + "\n")
                 left_out += 1
                 continue
-            kept.write(json.dumps(_record(judged, fresh, written), ensure_ascii=False) + "\n")
+            # Tables bring dates and times among what is known about a sample; they are kept as text.
+            kept.write(json.dumps(_record(judged, fresh, written), ensure_ascii=False, default=str) + "\n")
             written += 1
     if not left_out:
         (fresh / LEFT_OUT).unlink()

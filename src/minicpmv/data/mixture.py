@@ -222,8 +222,8 @@ class Mixture:
         """Where the stream stands."""
         return {"given": self._given, "feeds": {name: feed.state for name, feed in self._feeds.items()}}
 
-    def restore(self, state: State) -> None:
-        """Go on from a state of a mixture with the same feeds.
+    def check(self, state: State) -> None:
+        """Whether the stream can go on from a state.
 
         Raises:
             OptionError: the state names other feeds.
@@ -234,6 +234,14 @@ class Mixture:
                 f"The mixture has changed since the run began: {', '.join(changed)}.",
                 remedy="Go on with the same sources, or start a new run; weights may be changed.",
             )
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of a mixture with the same feeds.
+
+        Raises:
+            OptionError: the state names other feeds.
+        """
+        self.check(state)
         self._given = state["given"]
         for name, feed in self._feeds.items():
             feed.restore(state["feeds"][name])

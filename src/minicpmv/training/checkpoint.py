@@ -25,12 +25,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from minicpmv.data.mixture import State
-from minicpmv.errors import CheckpointError, MiniCPMVError
+from minicpmv.errors import CheckpointError
 from minicpmv.training.optim import Optimisers
-
-
-class SavingError(MiniCPMVError, OSError):
-    """A checkpoint could not be written; the one before it is intact."""
+from minicpmv.training.run_folder import not_saved, replace_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,13 @@ class Progress:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Over all processes: `samples`, `flawed`, and what `minicpmv.training.estimate` needs."""
 
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What may not change on the way: see `minicpmv.training.recipe.origin_of`."""
+
     def after(self, step: int, stream: State, seconds: float, counts: Mapping[str, int]) -> "Progress":
         """The same, one step later."""
         added = {name: self.counts.get(name, 0) + number for name, number in counts.items()}
-        return Progress(step, stream, self.seconds + seconds, added)
+        return Progress(step, stream, self.seconds + seconds, added, self.origin)
 
 
 class Checkpoints:
@@ -120,12 +120,9 @@ class Checkpoints:
             failure = _any_failure(failure)
         state, self._state, self._pending = self._state, {}, None
         if failure:
-            raise SavingError(
-                f"{self._folder / 'checkpoint.new'} could not be written: {failure}",
-                remedy="The checkpoint before it is intact. Free some space and run the same command again.",
-            )
+            raise not_saved(self._folder, failure)
         if state and self._rank == 0 and self._shards > 1:
-            replace_folder(self._folder / "checkpoint.new", self._folder / "checkpoint", state)
+            replace_checkpoint(self._folder, state)
 
     def _write(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         fresh = self._folder / "checkpoint.new"
@@ -135,35 +132,39 @@ class Checkpoints:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         if self._shards == 1:
-            replace_folder(fresh, self._folder / "checkpoint", state)
-
-
-def replace_folder(fresh: Path, place: Path, state: Mapping[str, Any]) -> None:
-    """Finish a folder by its `state.json` and rename it into its place."""
-    old = place.with_name(place.name + ".old")
-    with (fresh / "state.json").open("w", encoding="utf-8") as file:
-        json.dump(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    fresh.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def find_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, also after a crash between two renames."""
-    for name in ("checkpoint", "checkpoint.old"):
-        if (folder / name / "state.json").is_file():
-            return folder / name
-    return None
+            replace_checkpoint(self._folder, state)
 
 
 def load_progress(checkpoint: Path) -> Progress:
     """Where the stage stood when a checkpoint was written."""
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return Progress(state["step"], state["stream"], state["seconds"], state["counts"])
+    return Progress(state["step"], state["stream"], state["seconds"], state["counts"], state.get("origin", {}))
+
+
+def refuse_another_run(progress: Progress, origin: Mapping[str, Any], steps: int, checkpoint: Path) -> None:
+    """Make sure that a checkpoint is one of this recipe's run.
+
+    Args:
+        progress: of the checkpoint.
+        origin: of the recipe. What only one of both names is left to the mixture.
+        steps: of the recipe.
+        checkpoint: where it lies.
+
+    Raises:
+        CheckpointError: the run began elsewhere or learns from something else, or has gone farther.
+    """
+    changed = [name for name, said in progress.origin.items() if origin.get(name, said) != said]
+    if changed:
+        name = changed[0]
+        raise CheckpointError(
+            f"{checkpoint.parent} holds a run with {name} {progress.origin[name]!r}, not {origin[name]!r}.",
+            remedy="Name another --out folder, or go on with what it began with.",
+        )
+    if progress.step > steps:
+        raise CheckpointError(
+            f"{checkpoint.parent} holds step {progress.step}, and the recipe has {steps}.",
+            remedy="Name another --out folder, or give the recipe more steps.",
+        )
 
 
 def named_state(trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> dict[str, Tensor]:

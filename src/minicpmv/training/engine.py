@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from minicpmv.errors import MiniCPMVError, OptionError
+from minicpmv.errors import OptionError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
@@ -35,6 +33,7 @@ from minicpmv.training.checkpoint import Progress
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
 from minicpmv.training.optim import set_rates
 from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.run_folder import TrainingError, not_finite, only_one, write_text
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
 from minicpmv.training.towers.patch_reading import FEW_LABELS
@@ -42,10 +41,6 @@ from minicpmv.training.trainable import autocast
 
 _JUDGED = 50
 """Samples after which the share of flawed ones is taken seriously."""
-
-
-class TrainingError(MiniCPMVError, RuntimeError):
-    """Training cannot go on."""
 
 
 class StageReporter(Protocol):
@@ -102,7 +97,7 @@ def train_stage(
     except ValueError as error:  # an unknown tracker; the message names the known ones
         raise OptionError(str(error), remedy="Change trackers in the recipe.") from error
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder, accelerator), _settled(recipe):
+    with only_one(folder) if accelerator.is_main_process else contextlib.nullcontext(), _settled(recipe):
         stage = open_stage(recipe, folder, accelerator)
         with contextlib.closing(stage.checkpoints):
             return _run(stage, reporter, deadline)
@@ -111,12 +106,15 @@ def train_stage(
 def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
     recipe, accelerator = stage.recipe, stage.accelerator
     progress = stage.restore()
+    mixture = recipe_mixture(recipe)
+    if progress.stream is not None:
+        mixture.check(progress.stream)
     if accelerator.is_main_process:
-        (stage.folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
+        _begin_notes(stage, progress)
         reporter.begin(recipe, stage.model, progress)
     _open_trackers(stage)
     share = Share(accelerator.process_index, accelerator.num_processes)
-    sources = recipe_mixture(recipe).names
+    sources = mixture.names
     began = saved_at = time.monotonic()
     for batch in step_loader(recipe, stage.processor, first=progress.step, stream=progress.stream, share=share):
         waited = time.monotonic() - began
@@ -144,6 +142,24 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
         write_results(stage)
     accelerator.wait_for_everyone()
     return progress
+
+
+def _begin_notes(stage: Stage, progress: Progress) -> None:
+    """Keep the recipe, and of steps that a killed run did behind its checkpoint no lines: they are done again."""
+    write_text(stage.folder / "recipe.yaml", dump_settings(stage.recipe))
+    for name, beyond in (("metrics.jsonl", progress.step + 1), ("flaws.jsonl", progress.step)):
+        path = stage.folder / name
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if _step_of(line) < beyond))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; one that was cut off while it was written belongs to none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
 
 
 def _open_trackers(stage: Stage) -> None:
@@ -242,7 +258,7 @@ def _norm(stage: Stage, largest: float) -> float:
 
 
 def _not_finite(stage: Stage, batch: StepBatch, loss: float, norm: float) -> TrainingError:
-    """Keep what was fed, so that it can be looked at."""
+    """Keep what this process was fed, so that it can be looked at."""
     path = stage.folder / f"step-{batch.step}-rank-{stage.accelerator.process_index}.safetensors"
     tensors = {
         f"{number}.{name}": value
@@ -250,11 +266,7 @@ def _not_finite(stage: Stage, batch: StepBatch, loss: float, norm: float) -> Tra
         for name, value in inputs.items()
         if isinstance(value, Tensor)
     }
-    save_file(tensors, path)
-    return TrainingError(
-        f"At step {batch.step} the loss is {loss} and the gradient norm {norm}. The batch is kept in {path}.",
-        remedy="The last checkpoint is intact; look at the batch, or lower the rates with --set, and run again.",
-    )
+    return not_finite(path, batch.step, loss, norm, tensors)
 
 
 def _note_flaws(stage: Stage, batch: StepBatch) -> None:
@@ -294,21 +306,6 @@ def _agreed(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
     told = list(flags)
     broadcast_object_list(told)
     return tuple(told)
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Nobody else trains in the folder."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise TrainingError(
-            f"Another process is training in {folder}.", remedy="Wait for it, or use another --out."
-        ) from None
 
 
 @contextlib.contextmanager

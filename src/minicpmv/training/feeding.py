@@ -101,10 +101,16 @@ def step_loader(
         first: number of the first step.
         stream: where the mixture stands before it; None at the beginning of the recipe.
         share: of this process.
+
+    Raises:
+        MiniCPMVError: the mixture cannot be opened or read on, in a worker or here.
     """
     dataset = _Steps(recipe, processor, first, stream, share or Share())
     workers = min(recipe.workers, os.cpu_count() or 1)
-    yield from DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    for batch in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None):
+        if isinstance(batch, MiniCPMVError):
+            raise batch
+        yield batch
 
 
 def recipe_mixture(recipe: TrainingRecipe) -> Mixture:
@@ -115,13 +121,21 @@ def recipe_mixture(recipe: TrainingRecipe) -> Mixture:
     return open_mixture(recipe.data, recipe.seed, later=later)
 
 
-class _Steps(IterableDataset[StepBatch]):
+class _Steps(IterableDataset["StepBatch | MiniCPMVError"]):
+    """The steps of one worker. What a person can mend is handed over; raised, it would arrive as a traceback."""
+
     def __init__(
         self, recipe: TrainingRecipe, processor: MiniCPMVProcessor, first: int, stream: State | None, share: Share
     ) -> None:
         self.recipe, self.processor, self.first, self.stream, self.share = recipe, processor, first, stream, share
 
-    def __iter__(self) -> Iterator[StepBatch]:
+    def __iter__(self) -> "Iterator[StepBatch | MiniCPMVError]":
+        try:
+            yield from self._steps()
+        except MiniCPMVError as error:
+            yield error
+
+    def _steps(self) -> Iterator[StepBatch]:
         mixture = recipe_mixture(self.recipe)
         if self.stream is not None:
             mixture.restore(self.stream)

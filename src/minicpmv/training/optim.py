@@ -3,6 +3,7 @@
 parts + rates -> select_trainable -> build_optimiser -> set_rates(factor) -> step
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ class OptimiserRecipe:
 # Tables and queries are lookups, not maps: pulling them towards zero only erases rarely used rows.
 _UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes", "heads.codes")
 
+_WRAPPED = re.compile(r"\.(modules_to_save\.\w+|base_layer)(?=\.)")
+"""What peft puts between a part and its parameter."""
 
 _MUON_MOMENTUM = 0.95
 """Source: Muon as published (github.com/KellerJordan/Muon), also the default of `torch.optim.Muon`."""
@@ -106,7 +109,8 @@ def build_optimiser(
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         if name not in muon:
-            decayed = parameter.ndim >= 2 and not any(word in name for word in _UNDECAYED)
+            plain = _WRAPPED.sub("", name)  # learning whole beside adapters, it has another name
+            decayed = parameter.ndim >= 2 and not any(word in plain for word in _UNDECAYED)
             groups.setdefault((part_of(name), decayed), []).append(parameter)
     settings = [
         _group(parameters, rates[part], recipe.weight_decay if decayed else 0.0)

@@ -162,6 +162,14 @@ class TrainingRecipe:
                 f"{self.name} gives rates to {', '.join(unknown) or 'nothing that can learn'}.",
                 remedy=f"Name some of {', '.join(PARTS)}, each with a rate above 0; leave out what is frozen.",
             )
+        unrated = [part for part in (self.lora.whole if self.lora else ()) if part not in self.rates]
+        if unrated:
+            raise SettingsError(
+                f"{self.name} has {', '.join(unrated)} learn whole without a rate.",
+                remedy="Give it one in rates, or take it out of lora.whole.",
+            )
+        if self.seed < 0:
+            raise SettingsError(f"{self.name} has the seed {self.seed}.", remedy="Seeds are 0 or more.")
         if self.batch < 1 or self.rows.tokens < 1 or self.rows.per_pass < 1 or self.workers < 0:
             raise SettingsError(
                 f"{self.name} has a batch of {self.batch}, rows of {self.rows.tokens} tokens, {self.rows.per_pass} per "
@@ -184,3 +192,23 @@ class TrainingRecipe:
             )
         if not self.data or (self.decay_data is not None and not self.decay_data):
             raise SettingsError(f"{self.name} has no data.", remedy="Name at least one source.")
+
+
+def origin_of(recipe: TrainingRecipe) -> dict[str, str]:
+    """What a run cannot change on the way: where its weights come from, and what its samples are.
+
+    Shares, rates and schedules may be changed.
+    """
+    origin = {"start": recipe.start, "seed": str(recipe.seed)}
+    for mixture in (recipe.data, recipe.decay_data or {}):
+        for name, source in mixture.items():
+            origin |= {f"data.{leaf}": said for leaf, said in _leaves_of(name, source)}
+    return origin
+
+
+def _leaves_of(name: str, source: SourceRecipe) -> list[tuple[str, str]]:
+    """Leaves of a tree by path, with what they draw or read, in words."""
+    if source.parts:
+        return [leaf for part, inner in source.parts.items() for leaf in _leaves_of(f"{name}/{part}", inner)]
+    said = source.path or " ".join([source.world, *(f"{key}={value}" for key, value in sorted(source.options.items()))])
+    return [(name, said)]

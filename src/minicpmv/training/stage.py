@@ -5,7 +5,7 @@ recipe + folder -> open_stage -> Stage ; at a save -> write_stage_sheet ; at the
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training import checkpoint
-from minicpmv.training.checkpoint import Checkpoints, Progress
+from minicpmv.training.checkpoint import Checkpoints, Progress, load_progress, refuse_another_run
 from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_heads
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.optim import Optimisers, build_optimiser
-from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.recipe import TrainingRecipe, origin_of
+from minicpmv.training.run_folder import find_checkpoint as find_run_checkpoint
 from minicpmv.training.sheets import write_sheet
 from minicpmv.training.spreading import gathered, spread
 from minicpmv.training.token_loss import TokenLoss
@@ -64,12 +65,15 @@ class Stage:
         Raises:
             CheckpointError: it does not fit the recipe.
         """
-        saved = checkpoint.find_checkpoint(self.folder)
+        origin = origin_of(self.recipe)
+        saved = find_run_checkpoint(self.folder)
         if saved is None:
-            return Progress()
+            return Progress(origin=origin)
+        progress = load_progress(saved)
+        refuse_another_run(progress, origin, self.recipe.schedule.steps, saved)
         rank = self.accelerator.process_index
         checkpoint.restore(saved, self.trainable.parameters, self.optimiser, rank=rank, shards=self.shards)
-        return checkpoint.load_progress(saved)
+        return replace(progress, origin=origin)
 
 
 def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -> Stage:

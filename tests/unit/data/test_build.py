@@ -1,6 +1,7 @@
 """A data set that was written reads back as what it was made from."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,19 @@ def test_what_is_drawn_reads_back(tmp_path: Path) -> None:
             if isinstance(one_part, VideoPart) and isinstance(other_part, VideoPart):
                 assert one_part.timestamps == other_part.timestamps
     assert not (tmp_path / "set" / "left_out.jsonl").exists()
+
+
+def test_dates_of_tables_are_kept_as_text_and_half_characters_are_flaws(tmp_path: Path) -> None:
+    moment = datetime(2026, 1, 2, 3, 4)
+    turns = (Message("user", (TextPart("What?"),)), Message("assistant", (TextPart("This."),)))
+    assert write_dataset([Sample("a", turns, {"at": moment})], tmp_path / "set", Sieve({})) == (1, 0)
+    (again,) = [sample for sample, _ in open_source(tmp_path / "set").read(Position())]
+    assert isinstance(again, Sample)
+    assert again.metadata["at"] == str(moment)
+    (tmp_path / "half.jsonl").write_text('{"prompt": "a", "completion": "\\ud83d"}\n')
+    (flaw,) = [sample for sample, _ in open_source(tmp_path / "half.jsonl").read(Position())]
+    assert isinstance(flaw, Flaw)
+    assert "half a character" in flaw.reason
 
 
 def test_files_and_bytes_are_collected_and_flaws_are_listed(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_in_slices_the_ink_lies_under_the_labels(seed: int, processor: MiniCPMVP
 
 @pytest.mark.parametrize(
     ("world", "options"),
-    [("clips", {}), ("facts", {}), ("scenes", {}), ("restore", {}), ("ask", {"kinds": ["form"], "told": 1.0})],
+    [("clips", {}), ("facts", {}), ("scenes", {}), ("ask", {"kinds": ["form"], "told": 1.0})],
 )
 def test_what_is_not_known_is_not_asked(world: str, options: dict[str, object], processor: MiniCPMVProcessor) -> None:
     recipe = load_stage(

@@ -9,6 +9,7 @@ import pytest
 
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import SourceRecipe
+from minicpmv.errors import OptionError
 from minicpmv.generation.loading import bundled_folder, read_processor
 from minicpmv.messages import Message, TextPart, VideoPart
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -72,3 +73,13 @@ def test_the_second_mixture_begins_with_the_decay(recipe: TrainingRecipe, proces
     seen = [{name for one in batch.sources for name, _ in one} for batch in step_loader(changed, processor, first=0)]
     assert all("scenes" not in names for names in seen[:2])
     assert seen[2:] == [{"scenes"}, {"scenes"}]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_person_can_mend_comes_out_of_a_worker_as_it_is(
+    workers: int, recipe: TrainingRecipe, processor: MiniCPMVProcessor
+) -> None:
+    state = {"given": 0, "feeds": {"others": 3}}
+    with pytest.raises(OptionError, match=r"^The mixture has changed since the run began: .*others") as caught:
+        next(step_loader(replace(recipe, workers=workers), processor, first=0, stream=state))
+    assert caught.value.remedy.startswith("Go on with the same sources")

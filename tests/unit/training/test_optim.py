@@ -26,6 +26,17 @@ def test_only_named_parts_train_and_tables_are_not_decayed() -> None:
     assert {group["lr"] for group in optimiser.param_groups} == {5e-4}
 
 
+@pytest.mark.parametrize("name", ["query", "modules_to_save.default.query"])
+def test_a_table_is_not_decayed_beside_adapters_either(name: str) -> None:
+    """There it has another name: peft keeps a copy to learn."""
+    table, matrix = nn.Parameter(torch.zeros(4, 2)), nn.Parameter(torch.zeros(2, 2))
+    trainable = {f"resampler.{name}": table, "resampler.modules_to_save.default.kv_proj.weight": matrix}
+    recipe = OptimiserRecipe(betas=(0.9, 0.98), weight_decay=0.1, clip_norm=1.0)
+    groups = build_optimiser(trainable, {"resampler": 1e-3}, recipe).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert (decay[id(table)], decay[id(matrix)]) == (0.0, 0.1)
+
+
 def test_freezing_leaves_weights_alone_to_the_bit() -> None:
     parts = {"llm": nn.Linear(2, 2), "vpm": nn.Linear(2, 2)}
     before = parts["vpm"].weight.clone()

@@ -18,17 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from minicpmv.errors import MiniCPMVError
 from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
+from minicpmv.training.run_folder import find_checkpoint, not_finite
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.objectives import Batch, Objective
 from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
 from minicpmv.training.towers.runstate import Position
-
-
-class TrainingError(MiniCPMVError, RuntimeError):
-    """Training cannot go on, for example because the loss is not a number."""
 
 
 class Reporter(Protocol):
@@ -88,7 +84,7 @@ def run_stages(run: Run, position: Position) -> Position:
 def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
     trainable = select_trainable(run.learner.parts, stage.rates)
     optimiser = build_optimiser(trainable, stage.rates, run.recipe.optimiser, stage.muon)
-    checkpoint = runstate.find_checkpoint(run.folder)
+    checkpoint = find_checkpoint(run.folder)
     if position.step and checkpoint is not None:
         runstate.load_optimiser(checkpoint, trainable, optimiser)
     for part, module in run.learner.parts.items():
@@ -130,10 +126,8 @@ def _update(
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(list(trainable.values()), run.recipe.optimiser.clip_norm)
     if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-        raise TrainingError(
-            f"The loss is {loss.item()} and the gradient norm {norm.item()} at step {step}.",
-            remedy="The last checkpoint is intact; lower the rate with --set and resume.",
-        )
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        raise not_finite(run.folder / f"step-{step}.safetensors", step, loss.item(), norm.item(), tensors)
     optimiser.step()
     optimiser.zero_grad()
     return {"loss": loss.item(), "norm": norm.item(), **numbers}

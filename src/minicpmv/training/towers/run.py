@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.text import tokenizer_corpus
@@ -25,11 +24,12 @@ from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.dense import save_heads
 from minicpmv.training.model_folder import build_processor, write_model_folder
+from minicpmv.training.run_folder import find_checkpoint, only_one, write_text
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
 from minicpmv.training.towers.initialisation import initialise_resampler
 from minicpmv.training.towers.learner import Learner
-from minicpmv.training.towers.loop import Reporter, Run, TrainingError, run_stages
+from minicpmv.training.towers.loop import Reporter, Run, run_stages
 from minicpmv.training.towers.objectives import Objective, ReadPatches
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes
@@ -84,25 +84,20 @@ def train(
         CheckpointError: the folder belongs to another model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            return _train(recipe, folder, reporter, device, time.monotonic() + max_seconds)
-    except Timeout:
-        raise TrainingError(
-            f"Another process is training in {folder}.", remedy="Wait for it, stop it, or name another --out."
-        ) from None
+    with only_one(folder):
+        return _train(recipe, folder, reporter, device, time.monotonic() + max_seconds)
 
 
 def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
     keep_freed_memory()
-    (folder / "recipe.yaml").write_text(dump_settings(recipe), encoding="utf-8")
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     learner = build_learner(recipe)
-    checkpoint = runstate.find_checkpoint(folder)
+    checkpoint = find_checkpoint(folder)
     position = Position()
     if checkpoint is not None:
         position = runstate.load_position(checkpoint)
         runstate.load_weights(checkpoint, learner.parts)
+    write_text(folder / "recipe.yaml", dump_settings(recipe))  # it fits what is there
     learner.to(place)
     tokenizer = prepare_tokenizer(recipe, folder)
     objectives = build_objectives(recipe, learner, tokenizer)

@@ -12,18 +12,19 @@ Everything is safetensors and JSON; nothing is pickled.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minicpmv.errors import CheckpointError
 from minicpmv.training.optim import Optimisers
+from minicpmv.training.run_folder import not_saved, replace_checkpoint
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """Of AdamW, and of Muon."""
@@ -54,22 +55,22 @@ def save_checkpoint(
         parts: modules by part name; all their parameters are stored.
         trainable: parameters the optimiser holds, by name.
         optimiser: whose moments are stored by parameter name.
+
+    Raises:
+        SavingError: it could not be written; the checkpoint before it is intact.
     """
-    fresh, current, old = folder / "checkpoint.new", folder / "checkpoint", folder / "checkpoint.old"
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh = folder / "checkpoint.new"
+    shutil.rmtree(fresh, ignore_errors=True)
     weights = {
         f"{part}.{name}": p.detach().contiguous() for part, m in parts.items() for name, p in m.named_parameters()
     }
-    save_file(weights, fresh / "weights.safetensors")
-    save_file(_moments(trainable, optimiser), fresh / "optimiser.safetensors")
-    (fresh / "state.json").write_text(json.dumps(asdict(position)), encoding="utf-8")
-    _flush(fresh)
-    if current.exists():
-        current.rename(old)
-    fresh.rename(current)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        save_file(weights, fresh / "weights.safetensors")
+        save_file(_moments(trainable, optimiser), fresh / "optimiser.safetensors")
+        replace_checkpoint(folder, asdict(position))
+    except (OSError, SafetensorError) as error:
+        raise not_saved(folder, error) from error
 
 
 def keep_stage(folder: Path, name: str) -> None:
@@ -81,27 +82,12 @@ def keep_stage(folder: Path, name: str) -> None:
     fresh.rename(kept)
 
 
-def _flush(folder: Path) -> None:
-    """Make sure the bytes are on the disk before the names change."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
 def _moments(trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> dict[str, Tensor]:
     stored = {}
     for name, parameter in trainable.items():
         for moment, value in optimiser.state_of(parameter).items():
             stored[f"{moment}.{name}"] = value.detach().clone().contiguous()
     return stored
-
-
-def find_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, also after a crash between the two renames."""
-    for name in ("checkpoint", "checkpoint.old"):
-        if (folder / name / "state.json").exists():
-            return folder / name
-    return None
 
 
 def load_position(checkpoint: Path) -> Position:

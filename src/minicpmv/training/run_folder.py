@@ -1,0 +1,94 @@
+"""A run's folder: one process at a time, checkpoints that are complete or not there, notes that are whole.
+
+    run/
+      lock               held while somebody trains here
+      recipe.yaml        what is carried out
+      checkpoint/        the newest complete one; between two renames, checkpoint.old is
+      metrics.jsonl      a line per report
+
+Both engines keep theirs this way; what stands in a checkpoint is their own matter.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minicpmv.errors import MiniCPMVError
+
+
+class TrainingError(MiniCPMVError, RuntimeError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class SavingError(MiniCPMVError, OSError):
+    """A checkpoint could not be written; the one before it is intact."""
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Nobody else trains in the folder.
+
+    Raises:
+        TrainingError: somebody does.
+    """
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise TrainingError(
+            f"Another process is training in {folder}.", remedy="Wait for it, stop it, or name another --out."
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that is there as a whole or as it was before."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def replace_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
+    """Finish `checkpoint.new` by its `state.json`, make sure that it is on the disk, and rename it into its place."""
+    fresh, place, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    (fresh / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for path in fresh.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if place.exists():  # without it, checkpoint.old is the only complete one
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+    fresh.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, also after a crash between two renames."""
+    for name in ("checkpoint", "checkpoint.old"):
+        if (folder / name / "state.json").is_file():
+            return folder / name
+    return None
+
+
+def not_saved(folder: Path, failure: object) -> SavingError:
+    """What to say when a checkpoint could not be written."""
+    return SavingError(
+        f"{folder / 'checkpoint.new'} could not be written: {failure}",
+        remedy="The checkpoint before it is intact. Free some space and run the same command again.",
+    )
+
+
+def not_finite(path: Path, step: int, loss: float, norm: float, tensors: Mapping[str, Tensor]) -> TrainingError:
+    """Keep the batch after which loss or gradients were no numbers, and say so."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    return TrainingError(
+        f"At step {step} the loss is {loss} and the gradient norm {norm}. The batch is kept in {path}.",
+        remedy="The last checkpoint is intact; look at the batch, or lower the rates with --set, and run again.",
+    )
