@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(
 def test_two_processes_with_a_share_each_learn_what_one_does(reference: tuple[Path, Diary], tmp_path: Path) -> None:
     """FSDP2: weights, gradients and moments are spread over both."""
     folder = tmp_path / "sharded"
-    finish(start(2, folder, "sharding=full"))
+    finish(start(2, folder, "sharding=full", "sheet_samples=1"))
     assert sorted(path.name for path in (folder / "checkpoint").iterdir()) == [
         "rank-0-of-2.safetensors",
         "rank-1-of-2.safetensors",
@@ -172,6 +172,9 @@ def test_two_processes_with_a_share_each_learn_what_one_does(reference: tuple[Pa
     for step, numbers in reference[1].steps.items():
         assert losses(folder)[step] == pytest.approx(numbers["loss"], abs=LOSS)
     assert distance(finished(folder), finished(reference[0])) < WEIGHT
+    sheets = [sheet.read_text(encoding="utf-8") for sheet in (folder / "sheets").iterdir()]  # asked by one process
+    assert len(sheets) == len(reference[1].steps)
+    assert all("model" in sheet and "(no answer" not in sheet for sheet in sheets)
 
 
 @pytest.mark.parametrize("rows", ["{tokens: 512, per_pass: 2}", "{tokens: 256, per_pass: 1}"])

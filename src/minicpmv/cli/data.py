@@ -23,13 +23,11 @@ data = typer.Typer(help="Make training data, look at it, and count it.", no_args
 DRAWN = ("read", "ask", "reason", "restore", "lines", "scenes", "clips", "facts", "texts", "own_text", "own_pages")
 """Worlds by name; a test compares them with `data.sources.WORLDS`, which is not loaded for a help text."""
 
-SourceName = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A .jsonl, .parquet, .tar, .pdf or .html file, a folder of them or of clips, or a world: "
-        + ", ".join(DRAWN),
-    ),
+FILES = "A .jsonl, .parquet, .tar, .pdf or .html file, or a folder of them or of clips"
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}; or a world: {', '.join(DRAWN)}.")]
+FileName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}.")]
+WorldOptions = Annotated[
+    str | None, typer.Option("--options", help="Of a world, in YAML: '{kinds: [receipt]}'.", metavar="YAML")
 ]
 
 
@@ -40,9 +38,7 @@ def build(
     number: Annotated[
         int | None, typer.Option("--number", "-n", help="Most samples to write; a world needs it.", metavar="N")
     ] = None,
-    options: Annotated[
-        str | None, typer.Option(help="Of a world, in YAML: '{kinds: [receipt]}'.", metavar="YAML")
-    ] = None,
+    options: WorldOptions = None,
     smallest_px: Annotated[int, typer.Option(help="Leave out pictures with a shorter side.", metavar="PX")] = 28,
     languages: Annotated[
         str | None, typer.Option(help="Leave out longer texts in other languages than these, such as en,de.")
@@ -108,6 +104,7 @@ def preview(
     source: SourceName,
     out: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE")] = Path("preview.html"),
     number: Annotated[int, typer.Option("--number", "-n", help="How many samples to show.", metavar="N")] = 24,
+    options: WorldOptions = None,
     seed: shared.Seed = None,
 ) -> None:
     """Write samples as one HTML page: pictures, questions, answers, boxes."""
@@ -115,15 +112,14 @@ def preview(
 
     if number < 1:
         raise OptionError(f"--number is {number}.", remedy="Show at least one.")
-    shown = write_preview(
-        ((source, sample) for sample in islice(_samples(source, seed or 0), number)), out, title=source
-    )
+    samples = islice(_samples(source, seed or 0, parse_options(options)), number)
+    shown = write_preview(((source, sample) for sample in samples), out, title=source)
     say(f"{shown} samples of {source}")
     print(out)
 
 
 @data.command()
-def stats(source: SourceName, as_json: shared.Json = False) -> None:
+def stats(source: FileName, as_json: shared.Json = False) -> None:
     """Count the records of a file or folder: kept and left out, media, turns, characters."""
     from minicpmv.data.readers import Flaw
 

@@ -30,7 +30,7 @@ def train(  # noqa: PLR0913 - one option each
     ] = None,
     lora: Annotated[
         bool,
-        typer.Option("--lora", help="Train adapters and the whole resampler, at ten times the rates of the recipe."),
+        typer.Option("--lora", help="Train adapters, at ten times the rates of the recipe, and the resampler whole."),
     ] = False,
     qlora: Annotated[
         bool, typer.Option("--qlora", help="As --lora, with the language model's frozen weights in 4 bits.")

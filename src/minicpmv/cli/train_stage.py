@@ -12,6 +12,7 @@ from minicpmv.cli.console import say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
+    from minicpmv.data.mixture import Mixture
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.training.feeding import StepBatch
@@ -49,7 +50,7 @@ def with_own_data(
         model: where to start instead.
         data: files and folders that replace its mixture, each as likely as it has records.
         epochs: how often each record is seen; the schedule keeps its proportions.
-        lora: adapters of rank 16 in every part that learns, at ten times its rate, and the whole resampler.
+        lora: adapters of rank 16 in every part that learns, at ten times its rate; the resampler learns whole.
         qlora: the same, with the language model's frozen weights in 4 bits.
 
     Raises:
@@ -175,8 +176,9 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
             + ("frozen" if rate is None else f"at {rate:g}")
         )
     drawn = replace(recipe, batch=min(recipe.batch, MOST_DRAWN))
+    mixture = recipe_mixture(drawn)
     with working("drawing samples"):
-        batch = load_step(drawn, processor, recipe_mixture(drawn), 0, Share())
+        batch = load_step(drawn, processor, mixture, 0, Share())
     _refuse_nothing(batch)
     scale, numbers = recipe.batch / drawn.batch, numbers_of(config)
     counts = Counter({name: round(number * scale) for name, number in batch.counts.items()})
@@ -203,7 +205,26 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         f"all steps: {flops * schedule.steps:.3g} operations, about {hours:.2g} hours at {ASSUMED_UTILISATION:.0%} of "
         f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
-    return "\n".join([*lines, note] if note else lines)
+    if note:
+        lines.append(note)
+    if len(mixture.names) > 1:
+        lines += _drawn_tree(mixture, batch)
+    return "\n".join(lines)
+
+
+def _drawn_tree(mixture: "Mixture", batch: "StepBatch") -> list[str]:
+    """The shares of the sources, and the tokens that were learned from each in the samples that were drawn."""
+    import io
+
+    from rich.console import Console
+
+    tokens: Counter[str] = Counter()
+    for sources in batch.sources:
+        for name, number in sources:
+            tokens[name] += number
+    told = io.StringIO()
+    Console(file=told, width=100).print(mixture.tree(tokens))
+    return [line.rstrip() for line in told.getvalue().splitlines()]
 
 
 def _intent(recipe: "TrainingRecipe") -> list[str]:

@@ -19,9 +19,13 @@ from rich.tree import Tree
 from minicpmv.data.readers import Flaw, Position, Source
 from minicpmv.data.sample import Sample
 from minicpmv.errors import OptionError
+from minicpmv.messages import TextPart, VideoPart
 
 State = dict[str, Any]
 """JSON values from which a stream goes on."""
+
+BLOCK_BYTES = 1 << 26
+"""Media that a block of shuffled records holds in memory, in every data worker: 64 MiB. Ours."""
 
 
 class Feed(Protocol):
@@ -86,10 +90,12 @@ class FileFeed:
         source: what is read.
         seed: of the run; the order differs in every epoch.
         block: records that are shuffled among each other; 1 keeps the order of the files.
+        most_bytes: of media that records hold themselves, as those of tars and tables do; a block ends with the record
+            that reaches it.
     """
 
-    def __init__(self, source: Source, seed: int, block: int = 1024) -> None:
-        self._source, self._seed, self._size = source, seed, block
+    def __init__(self, source: Source, seed: int, block: int = 1024, most_bytes: int = BLOCK_BYTES) -> None:
+        self._source, self._seed, self._size, self._most_bytes = source, seed, block, most_bytes
         self._epoch, self._begins, self._used = 0, Position(), 0
         self._block: list[Sample | Flaw] = []
         self._ends: Position | None = None  # None: nothing has been read yet
@@ -110,7 +116,7 @@ class FileFeed:
         return self._block[self._used - 1]
 
     def skip(self) -> None:
-        """See `Feed`; a record is read, but its media are not."""
+        """See `Feed`; a record is read all the same, but nothing that it names is opened."""
         self.next()
 
     def _load(self) -> None:
@@ -118,7 +124,7 @@ class FileFeed:
         for _ in range(2):
             if self._reader is None:
                 self._reader = self._source.read(self._begins)
-            found = list(islice(self._reader, self._size))
+            found = self._read_block(self._reader)
             if found:
                 self._ends = found[-1][1]
                 order = np.random.default_rng(
@@ -132,6 +138,15 @@ class FileFeed:
             self._epoch, self._begins = self._epoch + 1, Position()
         raise OptionError(f"{self._source.name} has no records.", remedy="Leave it out of the mixture.")
 
+    def _read_block(self, reader: Iterator[tuple[Sample | Flaw, Position]]) -> list[tuple[Sample | Flaw, Position]]:
+        found, held = [], 0
+        for record, after in islice(reader, self._size):
+            found.append((record, after))
+            held += 0 if isinstance(record, Flaw) else _bytes_of(record)
+            if held >= self._most_bytes:
+                break
+        return found
+
     @property
     def state(self) -> State:
         """See `Feed`."""
@@ -144,6 +159,13 @@ class FileFeed:
         if state["used"]:
             self._load()
             self._used = state["used"]
+
+
+def _bytes_of(sample: Sample) -> int:
+    """What a sample's media take in memory before anything is opened."""
+    sources = [part.source for part in sample.media if not isinstance(part, TextPart)]
+    frames = [frame for part in sample.media if isinstance(part, VideoPart) for frame in part.frames or ()]
+    return sum(len(source) for source in (*sources, *frames) if isinstance(source, bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +270,13 @@ class Mixture:
 
     def tree(self, tokens: Mapping[str, int] | None = None) -> Tree:
         """The mixture as a tree of shares, with counted tokens by path if there are any."""
-        return _draw("mixture", "", self._phase(self._given).parts, 1.0, tokens or {})
+        return _draw(
+            "mixture" + (f"  {sum(tokens.values()):,} tokens" if tokens else ""),
+            "",
+            self._phase(self._given).parts,
+            1.0,
+            tokens or {},
+        )
 
 
 class _Phase:

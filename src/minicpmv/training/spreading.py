@@ -21,7 +21,8 @@ def spread(losses: TokenLoss, recipe: TrainingRecipe, accelerator: Accelerator) 
 
     Parameters of a sharded module are new objects under their old names.
     """
-    losses.to(accelerator.device)
+    if accelerator.num_processes == 1 or recipe.sharding == "none":
+        losses.to(accelerator.device)
     if accelerator.num_processes == 1:
         return losses
     if recipe.sharding == "none":
@@ -29,6 +30,7 @@ def spread(losses: TokenLoss, recipe: TrainingRecipe, accelerator: Accelerator) 
         return wrapped
     half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+    # Layer after layer is moved to its device and cut there, so that none ever holds the whole model.
     units = set(losses.model._no_split_modules)
     for module in losses.modules():
         if type(module).__name__ in units:
@@ -50,10 +52,28 @@ def accumulating(losses: nn.Module, accelerator: Accelerator, *, is_last: bool) 
             yield
 
 
+@contextlib.contextmanager
+def whole(losses: nn.Module) -> Iterator[None]:
+    """All weights in every process for a while, so that one alone can use the model; all have to call this."""
+    units = [module for module in losses.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.unshard()
+        if unit is not losses:  # the outermost one keeps its weights anyway
+            unit.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+            if unit is not losses:
+                unit.set_reshard_after_forward(True, recurse=False)
+
+
 def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """The whole weights of a sharded model in the memory of every process, which all have to call this."""
+    """The whole weights of a sharded model, in the memory of the main process; all have to call this."""
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        state[name] = whole.cpu()
+        if torch.distributed.get_rank() == 0:
+            state[name] = whole.cpu()
     return state

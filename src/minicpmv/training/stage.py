@@ -27,7 +27,7 @@ from minicpmv.training.optim import Optimisers, build_optimiser
 from minicpmv.training.recipe import TrainingRecipe, origin_of
 from minicpmv.training.run_folder import find_checkpoint as find_run_checkpoint
 from minicpmv.training.sheets import write_sheet
-from minicpmv.training.spreading import gathered, spread
+from minicpmv.training.spreading import gathered, spread, whole
 from minicpmv.training.token_loss import TokenLoss
 from minicpmv.training.trainable import Trainable, choose_trainable
 
@@ -195,15 +195,17 @@ def set_attention(model: MiniCPMVForConditionalGeneration, attention: str) -> No
 
 
 def write_stage_sheet(stage: Stage, progress: Progress) -> None:
-    """Show what the model says by now."""
-    # A sharded model can only be asked by all processes together.
-    if stage.recipe.sheet_samples and stage.shards == 1 and stage.accelerator.is_main_process:
-        path = stage.folder / "sheets" / f"step-{progress.step}.html"
-        title = f"{stage.recipe.name}, step {progress.step}"
-        # Prompts are no rows; attention by sample would not know what to do with them.
-        stage.model.set_attn_implementation("sdpa")
-        write_sheet(stage.recipe, stage.model, stage.processor, path, title)
-        set_attention(stage.model, stage.recipe.attention)
+    """Show what the model says by now; all processes call this, and the main one asks."""
+    if not stage.recipe.sheet_samples:
+        return
+    with whole(stage.losses):
+        if stage.accelerator.is_main_process:
+            path = stage.folder / "sheets" / f"step-{progress.step}.html"
+            title = f"{stage.recipe.name}, step {progress.step}"
+            # Prompts are no rows; attention by sample would not know what to do with them.
+            stage.model.set_attn_implementation("sdpa")
+            write_sheet(stage.recipe, stage.model, stage.processor, path, title)
+            set_attention(stage.model, stage.recipe.attention)
 
 
 def write_results(stage: Stage) -> None:

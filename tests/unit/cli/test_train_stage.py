@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,10 @@ def test_a_dry_run_counts_what_learns_without_a_weight(name: str, capsys: pytest
     said = capsys.readouterr().out
     wanted = "88,907,776" if name == "sft" or name.startswith("8b") else "395,776"
     assert wanted in said
+    if name == "nano_pretrain_3":  # the mixture as a tree, with the tokens of what was drawn
+        assert re.search(r"── lines  \d+\.\d %  \d+ tokens", said)
+        assert re.search(r"── text  \d+\.\d %", said)
+        assert re.search(r" +[├└]── told  \d+\.\d %", said)
 
 
 @pytest.mark.parametrize("name", STAGES)

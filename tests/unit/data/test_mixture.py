@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -50,6 +51,23 @@ def test_an_epoch_gives_every_record_once(tmp_path: Path, block: int) -> None:
         assert first == second == [str(number) for number in range(7)]
     if block == 100:
         assert first != second, "every epoch has an order of its own"
+
+
+def test_a_block_ends_where_its_media_are_large(tmp_path: Path) -> None:
+    """Records of tars and tables bring their media; a thousand photos do not fit into memory."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(6):
+            for suffix, content in (("png", b"x" * 1000), ("txt", str(number).encode())):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    feed = FileFeed(open_source(tmp_path / "a.tar"), 0, most_bytes=2000)
+    epoch = answers(feed, 6)
+    assert [sorted(epoch[first : first + 2]) for first in (0, 2, 4)] == [["0", "1"], ["2", "3"], ["4", "5"]]
+    state, rest = feed.state, answers(feed, 5)
+    again = FileFeed(open_source(tmp_path / "a.tar"), 0, most_bytes=2000)
+    again.restore(state)
+    assert answers(again, 5) == rest
 
 
 @pytest.mark.parametrize("done", range(16))
