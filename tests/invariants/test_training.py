@@ -25,8 +25,10 @@ from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Progress
 from minicpmv.training.engine import train_stage
 from minicpmv.training.recipe import LoraRecipe, RowsRecipe, TrainingRecipe
-from minicpmv.training.run_folder import SavingError, TrainingError
+from minicpmv.training.run_folder import SavingError, TrainingError, kept_passes
 from minicpmv.training.schedule import Schedule
+from minicpmv.training.stage import set_attention
+from minicpmv.training.token_loss import TokenLoss
 from minicpmv.training.trainable import counts_by_part
 from tests.invariants.training_runs import (
     LOSS,
@@ -294,7 +296,7 @@ def test_samples_that_cannot_be_used_are_counted_and_too_many_stop_the_run(
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
-    recipe: TrainingRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carried_out(recipe, tmp_path, max_seconds=0)
     held = (tmp_path / "checkpoint" / "rank-0-of-1.safetensors").read_bytes()
@@ -305,7 +307,13 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
     monkeypatch.undo()
     kept = tmp_path / "step-1-rank-0.safetensors"
     assert str(kept) in str(caught.value)
-    assert "0.input_ids" in load_file(kept)
+    # Done again with the weights that the step began with, the batch gives the loss that it should have given.
+    model = MiniCPMVForConditionalGeneration.from_pretrained(bundled_folder(), dtype=torch.float32)
+    set_attention(model, recipe.attention)
+    stored = load_file(tmp_path / "checkpoint" / "rank-0-of-1.safetensors")
+    model.load_state_dict({name[7:]: one for name, one in stored.items() if name.startswith("weight.")}, strict=False)
+    told = [TokenLoss(model)(**inputs)[0].detach() for inputs in kept_passes(kept)]
+    assert float(torch.cat(told).mean()) == pytest.approx(reference[1].steps[2]["loss"], abs=LOSS)
     assert (tmp_path / "checkpoint" / "rank-0-of-1.safetensors").read_bytes() == held
     carried_out(recipe, tmp_path)
 

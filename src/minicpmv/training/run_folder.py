@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minicpmv.errors import MiniCPMVError
@@ -83,6 +83,15 @@ def not_saved(folder: Path, failure: object) -> SavingError:
         f"{folder / 'checkpoint.new'} could not be written: {failure}",
         remedy="The checkpoint before it is intact. Free some space and run the same command again.",
     )
+
+
+def kept_passes(path: Path) -> list[dict[str, Tensor]]:
+    """The passes of a stage's batch that was kept, as inputs of `TokenLoss`, to do the step again and look into it."""
+    passes: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in load_file(path).items():
+        number, _, inner = name.partition(".")
+        passes.setdefault(int(number), {})[inner] = tensor
+    return [inputs for _, inputs in sorted(passes.items())]
 
 
 def not_finite(path: Path, step: int, loss: float, norm: float, tensors: Mapping[str, Tensor]) -> TrainingError:
