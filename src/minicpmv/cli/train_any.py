@@ -66,10 +66,11 @@ def _carry_out_together(recipe: "TrainingRecipe", folder: Path, run: Run) -> Non
 
     from minicpmv.cli.local_processes import train_together
     from minicpmv.settings import dump_settings
+    from minicpmv.training.run_folder import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     settled = folder / "asked.yaml"  # recipe.yaml is the engine's, which first makes sure that it fits the run
-    settled.write_text(dump_settings(recipe), encoding="utf-8")
+    write_text(settled, dump_settings(recipe))
     threads = run.threads or max(1, (os.cpu_count() or 1) // run.processes)
     words = [str(settled), "--out", str(folder), "--device", run.device, "--threads", str(threads)]
     if math.isfinite(run.max_seconds):
