@@ -179,7 +179,7 @@ def _message(raw: Any, where: str) -> Message:
     _check_role(role, where)
     content = raw.get("content")
     calls = raw.get("tool_calls") or ()
-    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+    if not isinstance(calls, list | tuple) or not all(_is_call(call) for call in calls):
         raise MessageError(f"{where} has the tool_calls {_short(calls)}.", remedy="Give a list of objects.")
     if content is None and not calls:
         raise MessageError(f"{where} has no content.", remedy="Give a string or a list of parts.")
@@ -191,6 +191,11 @@ def _message(raw: Any, where: str) -> Message:
     if role == "assistant" and not all(isinstance(part, TextPart) for part in parts):
         raise MessageError(f"{where} is an assistant's and has media.", remedy="Only text can be answered.")
     return Message(str(role), parts, reasoning, tuple(calls))
+
+
+def _is_call(call: Any) -> bool:
+    """Whether a call says what is called: `{"function": {"name": ...}}`, or the function itself."""
+    return isinstance(call, Mapping) and isinstance(call.get("function") or call, Mapping)
 
 
 def _check_role(role: Any, where: str) -> None:
@@ -209,7 +214,7 @@ def _part(raw: Any, where: str) -> Part:
         raise MessageError(f"{where} is {_short(raw)}.", remedy="Give text, a picture, or a dictionary with a type.")
     given = {key: value for key, value in raw.items() if value is not None}
     kind = given.pop("type", None) or next((key for key in ("text", "image", "video", "document") if key in given), "")
-    reader = _READERS.get(kind)
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
         raise MessageError(
             f"{where} has the type {raw.get('type')!r}.", remedy=f"Use one of {', '.join(sorted(_READERS))}."

@@ -139,6 +139,8 @@ def _answer(assistant: Assistant, line: Line, folder: Path, options: GenerationO
         answer = assistant.ask(_messages(record, folder), options)
     except (MiniCPMVError, ValueError, RecursionError) as error:
         return {**result, "error": " ".join(str(error).split()) or type(error).__name__}
+    except Exception as error:  # whatever one line does, the others want their answers
+        return {**result, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     return {**result, **_told(answer)}
 
 
@@ -149,6 +151,8 @@ def _told(answer: Answer) -> dict[str, Any]:
 def _messages(record: Mapping[str, Any], folder: Path) -> list[Any]:
     """A line as a conversation."""
     if "messages" in record:
+        if not isinstance(record["messages"], list):
+            raise MessageError("Its messages are no list.", remedy='Write [{"role": "user", "content": "..."}].')
         return [_placed(message, folder) for message in record["messages"]]
     question = record.get("question", record.get("prompt"))
     if not isinstance(question, str):

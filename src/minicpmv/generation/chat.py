@@ -136,13 +136,16 @@ class Assistant:
             MediaError: a picture, document or clip cannot be read.
             ContextLengthError: prompt and answer do not fit the context.
         """
+        conversation = parse_messages(messages)
+        has_media = any(not isinstance(part, TextPart) for message in conversation for part in message.parts)
         inputs = self.processor.apply_chat_template(
-            parse_messages(messages),
+            conversation,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             enable_thinking=options.think,
+            max_length=context_length(self.model) if has_media else None,  # pages beyond it are not drawn at all
         )
         num_tokens = int(inputs["input_ids"].shape[1])
         num_visual = count_visual_tokens(self.model, inputs)
@@ -223,6 +226,7 @@ class Assistant:
         if self._engine is None or num_tokens > held:
             if self._engine is not None:
                 self._engine.close(drain_s=math.inf)
+                self._engine = None  # its memory is free for the next, which may still not find enough
             room = max(num_tokens + BLOCK_TOKENS, 2 * held, FEWEST_KV_TOKENS)
             self._engine = Engine(self.model, self.processor, EngineOptions(kv_tokens=room, most_running=16))
             # Its thread would keep the model alive for ever. An engine that has been replaced needs no guard any more.
@@ -319,7 +323,7 @@ class AnswerStream:
                 yield from said.hear(event)
         except (GeneratorExit, KeyboardInterrupt):
             handle.cancel()
-            for event in handle:  # the last one tells what it took
+            for event in handle:  # the last one tells what it took, if it has not come yet
                 said.hear(event)
             raise
         finally:

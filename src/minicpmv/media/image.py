@@ -7,6 +7,7 @@ grey half. Only formats whose decoders run inside Pillow are tried: PostScript, 
 """
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,12 +115,27 @@ def _load_file(file: Path | bytes, limits: ImageLimits, name: str) -> LoadedImag
 
 def _turn(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
     """How to turn a picture upright. One with damaged EXIF data is shown as it is stored, and that is said."""
+    damaged = None, ("the EXIF data is damaged: the picture was not turned",)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1)), ()
+        with _warnings_kept() as kept:
+            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # the parser raises nearly every built-in type, and the pixels are not to blame
-        return None, ("the EXIF data is damaged: the picture was not turned",)
+        return damaged
+    return damaged if any(Path(warning.filename).parent.name == "PIL" for warning in kept) else (turn, ())
+
+
+_filters = threading.Lock()
+
+
+@contextmanager
+def _warnings_kept() -> Iterator[list[warnings.WarningMessage]]:
+    """Warnings given inside, which nobody else sees.
+
+    Filters belong to the whole process: of two threads that change them at a time, one would leave its own for good.
+    """
+    with _filters, warnings.catch_warnings(record=True) as kept:
+        warnings.simplefilter("always")
+        yield kept
 
 
 @contextmanager
@@ -131,9 +147,7 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
     with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
         with _named_errors(name):
             try:
-                with warnings.catch_warnings():
-                    # Our own limit is checked next, and damaged EXIF data gets a note.
-                    warnings.simplefilter("ignore")
+                with _warnings_kept():  # our own limit is checked next, and damaged EXIF data gets a note
                     image = Image.open(stream, formats=FORMATS)
             except UnidentifiedImageError:
                 raise wrong_kind(file, name, "image") from None

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
 
-from minicpmv.errors import MessageError, OptionError
+from minicpmv.errors import ContextLengthError, MessageError, OptionError
 from minicpmv.media.document import DEFAULT_DPI, render_pages
 from minicpmv.media.fetch import read_source
 from minicpmv.media.image import load_image
@@ -241,7 +241,7 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
         for prompt, own_images, own_videos in shares:
             remaining = {"image": iter(own_images), "video": iter(own_videos)}
             parts = [next(remaining[kind]) for kind in placeholder_kinds(prompt)]
-            media = [self._encode_media(part, settings) for part in parts]
+            media = [list(self._encode_media(part, settings)) for part in parts]
             pieces = rendered_pieces(prompt, self._numbered(media), self._chat_controls())
             samples.append(self._sample(pieces, media, encoder))
         return BatchFeature(self._collate(samples, settings))
@@ -324,27 +324,40 @@ class MiniCPMVProcessor(ProcessorMixin):  # type: ignore[misc, unused-ignore]  #
     def _encode(
         self, messages: Sequence[Message], options: TemplateOptions, encoder: PieceEncoder, settings: CallSettings
     ) -> EncodedSample:
-        media = [self._encode_media(part, settings) for part in _media_parts(messages)]
+        media: list[list[Encoded]] = []
+        num_visual, limit = 0, settings.padding.max_length
+        for part in _media_parts(messages):
+            media.append([])
+            for encoded in self._encode_media(part, settings):
+                media[-1].append(encoded)
+                num_visual += encoded[0].num_slots * encoder.slot_length
+                if limit is not None and num_visual > limit:  # a thick document is not drawn to its end
+                    raise ContextLengthError(
+                        f"The prompt has at least {num_visual} tokens for pictures; the limit is {limit}.",
+                        remedy="Use fewer slices, frames or pages, larger frame packs, or a shorter text.",
+                    )
         return self._sample(conversation_pieces(messages, self._numbered(media), options), media, encoder)
 
-    def _encode_media(self, part: Part, settings: CallSettings) -> list[Encoded]:
+    def _encode_media(self, part: Part, settings: CallSettings) -> Iterator[Encoded]:
         """Text layout and rows of one part; a document has one picture per page."""
         if isinstance(part, VideoPart):
             geometry = self.image_processor.geometry
-            return [self.video_processor.encode(part, settings.media, geometry, settings.policy)]
-        if isinstance(part, ImagePart):
+            yield self.video_processor.encode(part, settings.media, geometry, settings.policy)
+        elif isinstance(part, ImagePart):
             if part.source is None:
                 raise MessageError("An image part names no source.", remedy="Give it one, or pass images=[...].")
             loaded = load_image(part.source, policy=settings.policy)
             for note in loaded.notes:
                 _LOGGER.warning("%s", note)
-            return [self.image_processor.encode(loaded.image, part_options(part).over(settings.media))]
-        if isinstance(part, DocumentPart):
+            yield self.image_processor.encode(loaded.image, part_options(part).over(settings.media))
+        elif isinstance(part, DocumentPart):
             options = part_options(part).over(settings.media)
             source = read_source(part.source, settings.policy)
             pages = render_pages(source, part.pages, dpi=DEFAULT_DPI if options.dpi is None else options.dpi)
-            return [self.image_processor.encode(page.image, options) for page in pages]
-        raise MessageError(f"{type(part).__name__} has no pixels.", remedy="Use it as text.")
+            for page in pages:
+                yield self.image_processor.encode(page.image, options)
+        else:
+            raise MessageError(f"{type(part).__name__} has no pixels.", remedy="Use it as text.")
 
     def _numbered(self, media: Sequence[Sequence[Encoded]]) -> Iterator[list[Piece]]:
         return self._numbered_texts([[text for text, _ in visuals] for visuals in media])

@@ -35,6 +35,9 @@ PACKING_LIMIT = 6
 TIME_STEP_S = 0.1
 """Seconds per unit of a time code. Source: model card, TIME_SCALE."""
 
+LONGEST_S = 1e8
+"""Longest clip, three years: with more, somebody has given dates instead of seconds. Ours."""
+
 NO_TIME = -1
 """Time code of a picture that is not part of a clip."""
 
@@ -144,15 +147,28 @@ def time_codes(times_s: Sequence[float], duration_s: float) -> tuple[int, ...]:
         times_s: moments, in seconds.
         duration_s: length of the clip, in seconds; a code never lies after its last tenth.
 
+    Raises:
+        MediaError: the clip is longer than a code can tell.
+
     >>> time_codes([0.0, 0.26, 4.3], 10.0)
     (0, 3, 42)
     """
-    grid = np.arange(0, max(duration_s, TIME_STEP_S), TIME_STEP_S)
+    if not duration_s <= LONGEST_S:
+        raise MediaError(
+            f"A clip of {duration_s:g} seconds has no time codes.",
+            remedy=f"Count seconds from the beginning of the clip; the longest has {LONGEST_S:g}.",
+        )
     moments = np.asarray(times_s, np.float64)
-    upper = np.clip(np.searchsorted(grid, moments), 0, len(grid) - 1)
+    # Officially the tenths are a grid in memory; its points are found here without it, however long the clip is.
+    last = math.ceil(max(duration_s, TIME_STEP_S) / TIME_STEP_S) - 1
+    upper = np.ceil(moments / TIME_STEP_S).astype(np.int64)  # about the first tenth that is not before the moment
+    upper -= (upper - 1) * TIME_STEP_S >= moments
+    upper += upper * TIME_STEP_S < moments
+    upper = np.clip(upper, 0, last)
     lower = np.maximum(upper - 1, 0)
-    nearest = np.where(np.abs(grid[upper] - moments) < np.abs(moments - grid[lower]), upper, lower)
-    return tuple((grid[nearest] / TIME_STEP_S).astype(np.int32).tolist())
+    is_later = np.abs(upper * TIME_STEP_S - moments) < np.abs(moments - lower * TIME_STEP_S)
+    nearest = np.where(is_later, upper, lower)
+    return tuple((nearest * TIME_STEP_S / TIME_STEP_S).astype(np.int32).tolist())
 
 
 def temporal_ids(indices: Sequence[int], fps: float, num_frames: int) -> tuple[int, ...]:

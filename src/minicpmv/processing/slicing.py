@@ -26,6 +26,10 @@ RESOLUTION = 448
 PATCH = 14
 """Side of one patch, in px. Source: preprocessor_config.json, patch_size."""
 
+MOST_AREAS = 4
+"""How many times the wanted area a thin picture may become: its short side is at least a patch. Ours, 1 to 16,384; the
+official code goes on, and would ask for the attention of a quarter of a million patches."""
+
 MAX_SLICES = 9
 """Upper bound on the slices of one picture. Source: preprocessor_config.json, max_slice_nums."""
 
@@ -88,12 +92,22 @@ def fit_area(width: float, height: float, *, resolution: int, patch: int, enlarg
         resolution: side of the square of the wanted area, in px.
         patch: side of a patch, in px.
         enlarge: also change a picture that is smaller than the area.
+
+    Raises:
+        MediaError: the picture is so thin that a patch's breadth makes it many times as large.
     """
+    given = Size(round(width), round(height))
     if enlarge or width * height > resolution * resolution:
         ratio = width / height
         height = int(resolution / math.sqrt(ratio))
         width = int(height * ratio)
-    return Size(round_to_multiple(width, patch), round_to_multiple(height, patch))
+    size = Size(round_to_multiple(width, patch), round_to_multiple(height, patch))
+    if size.width * size.height > MOST_AREAS * resolution * resolution:
+        raise MediaError(
+            f"The picture is too thin: {given.width} x {given.height} px would become {size.width} x {size.height}.",
+            remedy="Cut it into pieces.",
+        )
+    return size
 
 
 def choose_grid(size: Size, *, max_slices: int = MAX_SLICES, resolution: int = RESOLUTION) -> Grid | None:

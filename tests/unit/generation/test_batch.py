@@ -31,6 +31,9 @@ def questions(tmp_path: Path) -> Path:
         {"messages": [{"role": "user", "content": [{"type": "image", "path": "sign.png"}, "What is written?"]}]},
         {"image": "sign.png"},
         [1],
+        {"messages": None},
+        {"messages": [{"role": "user", "content": [{"type": ["a"]}]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"function": "f"}]}]},
         *({"question": f"Repeat: {number}", "id": number} for number in range(30)),
     ]
     text = "\n".join(json.dumps(line) for line in lines)
@@ -45,17 +48,17 @@ def read(path: Path) -> list[dict[str, Any]]:
 def test_every_line_gets_its_answer_or_its_error_in_its_place(
     assistant: Assistant, questions: Path, tmp_path: Path
 ) -> None:
-    assert batch.count_lines(questions) == 37
+    assert batch.count_lines(questions) == 40
     written, failed = batch.answer_file(assistant, questions, tmp_path / "out.jsonl", SHORT)
-    assert (written, failed) == (37, 4)
+    assert (written, failed) == (40, 7)
     out = read(tmp_path / "out.jsonl")
-    assert [line["line"] for line in out] == list(range(1, 38))
+    assert [line["line"] for line in out] == list(range(1, 41))
     assert out[0]["id"] == "a"
     assert out[0]["answer"] == out[3]["answer"] == "Pasta $7.50"
     assert out[0]["visual_tokens"] == 64
-    assert [line["line"] for line in out if "error" in line] == [3, 5, 6, 37]
+    assert [line["line"] for line in out if "error" in line] == [3, 5, 6, 7, 8, 9, 40]
     assert "missing.png" in out[2]["error"]
-    for line in out[6:36]:
+    for line in out[9:39]:
         alone = assistant.ask([{"role": "user", "content": f"Repeat: {line['id']}"}], SHORT)
         assert line["answer"] == alone.text
 
@@ -68,9 +71,9 @@ def test_a_killed_run_goes_on_behind_its_last_whole_line(assistant: Assistant, q
     out.write_bytes(b"".join(lines[:9]) + lines[9][:7])
     called = []
     written, _ = batch.answer_file(assistant, questions, out, SHORT, on_answer=lambda: called.append(1))
-    assert written == len(called) == 28
+    assert written == len(called) == 31
     again = read(out)
-    assert [line["line"] for line in again] == list(range(1, 38))
+    assert [line["line"] for line in again] == list(range(1, 41))
     same = ("line", "answer", "error")
     wanted = [json.loads(line) for line in lines]
     assert [[line.get(name) for name in same] for line in again] == [

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pypdfium2
 import pytest
 from PIL import Image
 
@@ -15,8 +17,10 @@ import minicpmv
 from minicpmv.errors import ContextLengthError, MessageError
 from minicpmv.generation.chat import Assistant
 from minicpmv.generation.engine.structured import AnswerForm
+from minicpmv.generation.engine.writing import Delta
 from minicpmv.generation.options import GenerationOptions
-from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
+from minicpmv.messages import DocumentPart, ImagePart, Message, TextPart, VideoPart
+from minicpmv.processing.options import MediaOptions
 
 SHORT = GenerationOptions(max_new_tokens=5)
 SCHEMA = {
@@ -95,6 +99,44 @@ def test_leaving_a_stream_early_keeps_what_there_was(assistant: Assistant) -> No
     assert 0 < stream.answer.new_tokens < 3000
 
 
+def test_a_stream_can_be_left_at_its_very_last_piece(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end may bring a piece that was held back; there is no other end to wait for then."""
+    stream = assistant.stream(question("Hi"), GenerationOptions(max_new_tokens=2))
+    handle = assistant.submit(stream.prompt, GenerationOptions(max_new_tokens=2))
+    *_, end = handle.wait()
+    handle._is_over = False
+    handle._events.put(replace(end, deltas=(Delta("held back", "answer"),)))
+    monkeypatch.setattr(assistant, "submit", lambda *_: handle)
+    pieces = iter(stream)
+    assert next(pieces).text == "held back"
+    closing = threading.Thread(target=pieces.close, daemon=True)  # type: ignore[attr-defined]
+    closing.start()
+    closing.join(timeout=10)
+    assert not closing.is_alive()
+    assert stream.answer.text == "held back"
+
+
+def test_pages_beyond_the_context_are_not_drawn(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = pypdfium2.PdfDocument.new()
+    for _ in range(200):
+        document.new_page(200, 200)
+    document.save(tmp_path / "thick.pdf")
+    drawn: list[object] = []
+    encode = assistant.processor.image_processor.encode
+
+    def watched(image: Image.Image, options: MediaOptions) -> object:
+        drawn.append(image)
+        return encode(image, options)
+
+    monkeypatch.setattr(assistant.processor.image_processor, "encode", watched)
+    messages = [Message("user", (DocumentPart(str(tmp_path / "thick.pdf")), TextPart("What is it about?")))]
+    with pytest.raises(ContextLengthError, match="the limit is 4096"):
+        assistant.stream(messages)
+    assert 1 < len(drawn) < 20
+
+
 def test_thinking_opens_the_block_in_the_prompt_and_all_that_follows_is_reasoning(assistant: Assistant) -> None:
     answer = assistant.ask(question("Hi"), GenerationOptions(max_new_tokens=5, think=True))
     assert answer.reasoning
@@ -104,7 +146,7 @@ def test_thinking_opens_the_block_in_the_prompt_and_all_that_follows_is_reasonin
 def test_a_prompt_longer_than_the_context_is_refused_with_counts_before_the_model_runs(assistant: Assistant) -> None:
     frames = VideoPart(frames=(PICTURE,) * 70, temporal_ids=tuple((index,) for index in range(70)))
     messages = [Message("user", (frames, TextPart("What happens?")))]
-    with pytest.raises(ContextLengthError, match=r"tokens, 4480 of them.* holds 4096"):
+    with pytest.raises(ContextLengthError, match=r"at least 4480 tokens for pictures; the limit is 4096"):
         assistant.stream(messages)
 
 

@@ -2,8 +2,10 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,17 @@ def test_a_photograph_is_turned_upright(orientation: int) -> None:
 def test_damaged_exif_data_does_not_cost_the_picture() -> None:
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
         assert load_image(encoded(noise(), "JPEG", exif=exif)).image.size == (64, 48)
+
+
+def test_pictures_read_in_many_threads_leave_the_filters_of_warnings_as_they_were() -> None:
+    """Filters belong to the process. Damaged EXIF data is noted all the same, and of sound data nothing is said."""
+    damaged = encoded(noise(), "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(load_image, [damaged, encoded(noise(), "JPEG")] * 60))
+    assert warnings.filters == before
+    assert {one.notes for one in loaded[1::2]} == {()}
+    assert {len(one.notes) for one in loaded[::2]} == {1}
 
 
 def test_a_callers_image_is_only_converted() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicpmv.errors import MediaError, OptionError
-from minicpmv.processing.sampling import plan_frames, temporal_ids, time_codes, uniform_indices
+from minicpmv.processing.sampling import TIME_STEP_S, plan_frames, temporal_ids, time_codes, uniform_indices
 
 rates = st.floats(0.2, 120, allow_nan=False)
 
@@ -116,3 +116,28 @@ def test_a_clip_without_frames_or_rate_is_refused() -> None:
         plan_frames(0, 30.0)
     with pytest.raises(MediaError):
         plan_frames(10, 0.0)
+
+
+def test_time_codes_are_found_without_a_grid_as_with_one() -> None:
+    """The official code keeps every tenth of a second of the clip in memory."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        duration_s = float(generator.uniform(0.01, 400))
+        moments = np.sort(np.concatenate([generator.uniform(0, duration_s + 1, 20), generator.integers(0, 50, 5) / 10]))
+        moments = np.concatenate([moments, generator.integers(0, 50, 5) / 10 + 0.05])
+        grid = np.arange(0, max(duration_s, TIME_STEP_S), TIME_STEP_S)
+        nearest = [int(np.abs(grid - moment).argmin()) for moment in moments]
+        found = time_codes(moments.tolist(), duration_s)
+        off = [
+            (moment, code, int(grid[place] / TIME_STEP_S))
+            for moment, code, place in zip(moments, found, nearest, strict=True)
+            if code != int(grid[place] / TIME_STEP_S) and abs(2 * abs(moment - grid[place]) - TIME_STEP_S) > 1e-9
+        ]
+        assert off == []
+
+
+@pytest.mark.parametrize("duration_s", [1.7e9, 1e15, float("inf"), float("nan")])
+def test_dates_in_the_place_of_seconds_are_refused_before_anything_is_counted(duration_s: float) -> None:
+    with pytest.raises(MediaError, match="no time codes"):
+        time_codes([0.0, duration_s], duration_s)
+    assert time_codes([0.0, 9.9e7], 1e8)[1] == 990000000

@@ -76,6 +76,13 @@ def test_extreme_strips_stay_one_patch_wide() -> None:
     assert plan_slices(Size(5000, 1)).items == (Size(30002, 14),)
 
 
+@pytest.mark.parametrize("size", [Size(1, 2**26), Size(100_000, 1)])
+def test_a_picture_as_thin_as_a_thread_is_refused(size: Size) -> None:
+    """It would become a quarter of a million patches, all of which attend to each other."""
+    with pytest.raises(MediaError, match="too thin"):
+        plan_slices(size)
+
+
 def test_a_small_picture_is_enlarged_to_the_area_of_one_slice() -> None:
     assert plan_slices(Size(1, 1)).items == (Size(448, 448),)
     assert plan_slices(Size(10, 10), resolution=224).items == (Size(224, 224),)

@@ -99,23 +99,25 @@ class Handle:
     def __init__(self, engine: "Engine", request: Request, events: "queue.SimpleQueue[Event]") -> None:
         self.request = request
         self._engine, self._events = engine, events
+        self._is_over = False
 
     def __iter__(self) -> Iterator[Wrote | Finished]:
-        """Events up to the last, which is `Finished`. Leaving early cancels the request.
+        """Events up to the last, which is `Finished`; those that were read already are not repeated.
+
+        Leaving early cancels the request.
 
         Raises:
             MiniCPMVError: the request failed.
         """
-        is_over = False
         try:
-            while not is_over:
+            while not self._is_over:
                 event = self._events.get()
-                is_over = not isinstance(event, Wrote)
+                self._is_over = not isinstance(event, Wrote)
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
         finally:
-            if not is_over:
+            if not self._is_over:
                 self.cancel()
 
     def wait(self) -> list[Wrote | Finished]:
