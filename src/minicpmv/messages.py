@@ -190,7 +190,22 @@ def _message(raw: Any, where: str) -> Message:
     parts = tuple(_part(item, f"{where}.content[{position}]") for position, item in enumerate(items))
     if role == "assistant" and not all(isinstance(part, TextPart) for part in parts):
         raise MessageError(f"{where} is an assistant's and has media.", remedy="Only text can be answered.")
+    for text in (*(part.text for part in parts if isinstance(part, TextPart)), reasoning or ""):
+        if not is_whole(text):
+            raise MessageError(f"{where} has half a character in its text.", remedy="Write it in UTF-8.")
     return Message(str(role), parts, reasoning, tuple(calls))
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether a text can be written in UTF-8, that is, has no half of a character that takes two in UTF-16.
+
+    >>> is_whole("tea \U0001f375"), is_whole("tea \ud83c")
+    (True, False)
+    """
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_call(call: Any) -> bool:

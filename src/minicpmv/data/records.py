@@ -44,9 +44,6 @@ def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
                 f"a record is {reprlib.repr(record)}, not an object.", remedy="Write one object per record."
             )
         messages = parse_messages(_turns(record, folder))
-        text = "".join(message.text + (message.reasoning or "") for message in messages)
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise MessageError("half a character stands in a text.", remedy="Write it in UTF-8; it cannot be read.")
         if not any(message.role == "assistant" and message.text for message in messages):
             raise MessageError("no assistant's turn says anything.", remedy="A sample needs an answer to learn.")
     except MessageError as error:

@@ -70,7 +70,8 @@ def own_task(path: Path, name: str) -> OwnDataTask:
     # No tokenizer needs more tokens than a text has bytes; a model that does not end is cut at twice the longest.
     longest = min(MOST_TOKENS, max(FEWEST_TOKENS, 2 * max(len(question.answer.encode()) for question in given)))
     draw = partial(_any_of, tuple(given))
-    return OwnDataTask(name, draw, len(given), is_reading=True, longest=longest, given=tuple(given))
+    is_page = any("\n" in question.answer.strip() for question in given)
+    return OwnDataTask(name, draw, len(given), is_reading=True, is_page=is_page, longest=longest, given=tuple(given))
 
 
 def _question(sample: Sample) -> Question:

@@ -20,11 +20,11 @@ from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.data.worlds.questions import READING
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.answering import Answered, answer_batch
-from minicpmv.evaluation.question import question
+from minicpmv.evaluation.question import Question, question
 from minicpmv.evaluation.tasks import AnswerTask
 from minicpmv.generation.loading import Loaded
 from minicpmv.media.image import load_image
-from minicpmv.messages import ImagePart
+from minicpmv.messages import ImagePart, Source
 
 TESSERACT_SCALE = 3
 """Crops are enlarged by this before Tesseract sees them: it is made for 300 dpi, and print of 13 to 32 px is 100."""
@@ -86,6 +86,12 @@ def tesseract_reader(*, page: bool = False) -> Reader:
     return read
 
 
+def picture_of(question: Question) -> Source | None:
+    """The first picture of the last turn, which is what another reader can read; None if there is none."""
+    pictures = [part.source for part in question.messages[-1].parts if isinstance(part, ImagePart)]
+    return pictures[0] if pictures else None
+
+
 def read_beside(task: AnswerTask, answers: Sequence[Answered]) -> list[Answered]:
     """What Tesseract makes of the questions of a reading task: the same pictures, or the regions that are asked for.
 
@@ -100,18 +106,24 @@ def read_beside(task: AnswerTask, answers: Sequence[Answered]) -> list[Answered]
     crops: list[Pixels] = []
     lengths = []
     for answered in answers:
-        part = answered.question.messages[0].parts[0]
-        if not isinstance(part, ImagePart) or part.source is None:
-            raise OptionError(f"{task.name} shows no picture.", remedy="Compare reading tasks.")
-        pixels = np.asarray(load_image(part.source).image)
+        source = picture_of(answered.question)
+        if source is None:
+            raise OptionError(f"{task.name} shows no picture.", remedy="Leave out Tesseract; it reads pictures only.")
+        pixels = np.asarray(load_image(source).image)
         boxes = answered.question.boxes
-        crops += [crop_of(pixels, box) for box in boxes] if boxes else [pixels]
+        # Boxes bring two px of paper; beyond them are the frames that tell the model what is asked for.
+        crops += [_on_paper(crop_of(pixels, box, margin=0)) for box in boxes] if boxes else [pixels]
         lengths.append(max(1, len(boxes)))
     texts = iter(read(crops))
     return [
         Answered(answered.question, "\n".join(islice(texts, length)), was_cut=False)
         for answered, length in zip(answers, lengths, strict=True)
     ]
+
+
+def _on_paper(crop: Pixels, px: int = 3) -> Pixels:
+    """A crop with more of what is at its edge around it."""
+    return np.pad(crop, ((px, px), (px, px), (0, 0)), mode="edge")
 
 
 def line_crops(number: int, seed: int, *, split: Split = "train") -> list[Crop]:

@@ -11,8 +11,9 @@ from typing import Protocol
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, SureAnswer, answer_all, answer_surely_all
 from minicpmv.evaluation.memory import peak_gpu_memory_bytes, peak_memory_bytes
+from minicpmv.evaluation.own_data import OwnDataTask
 from minicpmv.evaluation.perplexity import Loss, PerplexityScore, score_perplexity, weigh_all
-from minicpmv.evaluation.readers import read_beside, tesseract_reader
+from minicpmv.evaluation.readers import picture_of, read_beside, tesseract_reader
 from minicpmv.evaluation.report import EvaluationReport
 from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score, score_inventions
 from minicpmv.evaluation.tasks import ALL, AnswerTask, LikelihoodTask, Task, select_tasks
@@ -94,6 +95,12 @@ def evaluate(
     began = time.perf_counter()
     if tesseract:
         tesseract_reader()
+        for task in chosen:  # before the first answer, which may be hours before the last
+            if isinstance(task, OwnDataTask) and not all(map(picture_of, task.given)):
+                raise OptionError(
+                    f"{task.name} has questions without a picture, which Tesseract cannot read.",
+                    remedy="Leave out --tesseract, or evaluate on pictures alone.",
+                )
     scores: list[TaskScore] = []
     perplexities: list[PerplexityScore] = []
     beside: list[TaskScore] = []

@@ -3,8 +3,10 @@
 Only whitespace at both ends of an answer is forgiven; case and punctuation count. The character error rate (CER) is
 that of the whole task: all edits over all true characters. It is not capped, so one answer that does not end costs as
 many errors as it has characters too many. Where nothing tells the answer, confident inventions are counted as well.
+On pages, leaders are no text: three dots or more in a row count as a space, whoever writes them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -54,6 +56,18 @@ class InventionScore(TaskScore):
     invented: Estimate
 
 
+_LEADERS = re.compile(r"[ \t]*[.…·](?:[ \t]*[.…·]){2,}[ \t]*")
+
+
+def without_leaders(text: str) -> str:
+    """A text whose dots between a word and its number are a space.
+
+    >>> without_leaders("Tea ..... 2.50")
+    'Tea 2.50'
+    """
+    return _LEADERS.sub(" ", text)
+
+
 def score(task: AnswerTask, answers: Sequence[Answered], seconds: float) -> TaskScore:
     """The figures of one task.
 
@@ -68,8 +82,10 @@ def score(task: AnswerTask, answers: Sequence[Answered], seconds: float) -> Task
     truths = Counter(answered.question.answer for answered in answers)
     cer = None
     if task.is_reading and answers:
-        errors = [character_errors(answered.question.answer, answered.answer) for answered in answers]
-        cer = ratio(errors, [len(answered.question.answer.strip()) for answered in answers])
+        pairs = [(answered.question.answer, answered.answer) for answered in answers]
+        if task.is_page:
+            pairs = [(without_leaders(truth), without_leaders(answer)) for truth, answer in pairs]
+        cer = ratio([character_errors(*pair) for pair in pairs], [len(truth.strip()) for truth, _ in pairs])
     return TaskScore(
         task=task.name,
         num_samples=len(answers),

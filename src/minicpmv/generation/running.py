@@ -20,6 +20,7 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, 
 from transformers.generation.streamers import BaseStreamer
 
 from minicpmv.errors import ContextLengthError
+from minicpmv.generation.engine.kernels import alone_with
 
 if TYPE_CHECKING:
     from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
@@ -104,7 +105,7 @@ def _run(
     if penalty != 1.0:
         # transformers' own argument would count the prompt too, 64 placeholders per slice among it.
         processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length))
-    with torch.inference_mode(), seeded(seed):
+    with torch.inference_mode(), seeded(seed), alone_with(model):
         out = cast("Any", model).generate(**inputs, **arguments, logits_processor=processors)
     sequences: torch.Tensor = out if isinstance(out, torch.Tensor) else out.sequences
     return sequences[:, length:]

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from minicpmv.errors import MiniCPMVError
+from minicpmv.messages import is_whole
 from minicpmv.serve.chat import Completion
 from minicpmv.serve.described import describe
 from minicpmv.serve.errors import Problem, ProblemError, problem_of, refuse
@@ -199,7 +200,23 @@ async def read_json(request: Request, most_bytes: int) -> Any:
         raise refuse(f"The body is not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(body, dict):
         raise refuse("The body is no JSON object.")
+    if not await run_in_threadpool(_is_whole, body):
+        raise refuse("A text of the body has half a character. Write it in UTF-8.")
     return body
+
+
+def _is_whole(body: Any) -> bool:
+    """Whether all texts of a body can be written in UTF-8; JSON can hold others."""
+    left = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, str) and not is_whole(value):
+            return False
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+    return True
 
 
 async def answer_chat(request: Request, service: Service, body: Any) -> Any:

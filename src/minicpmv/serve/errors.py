@@ -34,7 +34,8 @@ class Problem:
     @property
     def body(self) -> dict[str, Any]:
         """The object of the answer."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        message = self.message.encode("utf-8", "replace").decode()  # it may quote what cannot be sent
+        return {"error": {"message": message, "type": self.type, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:

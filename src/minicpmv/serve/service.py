@@ -17,7 +17,7 @@ from minicpmv.generation.engine.requests import Event, RequestOptions, Wrote
 from minicpmv.generation.engine.structured import AnswerForm, Grammars
 from minicpmv.generation.running import context_length, fit_answer
 from minicpmv.media.fetch import FetchPolicy
-from minicpmv.messages import DocumentPart, ImagePart, Message, VideoPart, parse_messages
+from minicpmv.messages import DocumentPart, ImagePart, Message, Part, TextPart, VideoPart, parse_messages
 from minicpmv.serve.errors import refuse
 from minicpmv.serve.schema import Asked
 from minicpmv.serve.uploads import Uploads, names_upload
@@ -147,9 +147,9 @@ class Service:
         """
         if len(raw) > MOST_TURNS:
             raise refuse(f"There are {len(raw)} messages; at most {MOST_TURNS} are read.", param="messages")
-        raw = self._with_uploads(raw)
-        self._check_number(raw)
-        messages = parse_messages(raw)
+        messages = parse_messages(self._with_uploads(raw))
+        parts = [part for message in messages for part in message.parts]
+        self._check_number(parts)
         if messages[-1].role == "assistant":
             raise MessageError("The last message is an assistant's.", remedy="End with a message of the user.")
         inputs = self.loaded.processor.apply_chat_template(
@@ -160,6 +160,8 @@ class Service:
             return_tensors="pt",
             enable_thinking=think,
             fetch_policy=self.options.policy,
+            # Pages beyond the context are not drawn at all.
+            max_length=self.context if any(not isinstance(part, TextPart) for part in parts) else None,
             **media,
         )
         return EnginePrompt.from_inputs(inputs, int(self.engine.model.config.query_num))
@@ -224,34 +226,50 @@ class Service:
         return Answers(prompt, handles, events)
 
     def _with_uploads(self, raw: Sequence[Any]) -> list[Any]:
-        """The same messages; parts that name an uploaded file hold it."""
+        """The same messages; parts that name an uploaded file hold it, read once however often it is named."""
+        named = [part for message in raw for part in _parts_of(message) if names_upload(part)]
+        if len(named) > sum(self._most_media.values()):
+            raise refuse(f"The request names {len(named)} uploaded files, more than it may have.", param="messages")
+        uploads = {upload.id: upload for upload in map(self.uploads.named_by, named)}
+        size = sum(upload.num_bytes for upload in uploads.values())
+        if len(uploads) > 1 and size > self.options.most_body_bytes:
+            raise refuse(f"The uploaded files have {size} bytes together.", status=413, param="messages")
+        held = {identity: self.uploads.read(upload) for identity, upload in uploads.items()}
         messages = []
         for message in raw:
-            content = message.get("content") if isinstance(message, Mapping) else None
-            if isinstance(content, list) and any(map(names_upload, content)):
-                parts = [self.uploads.as_part(part) if names_upload(part) else part for part in content]
-                message = {**message, "content": parts}
+            parts = _parts_of(message)
+            if any(map(names_upload, parts)):
+                content = [self.uploads.as_part(part, held) if names_upload(part) else part for part in parts]
+                message = {**message, "content": content}
             messages.append(message)
         return messages
 
-    def _check_number(self, raw: Sequence[Any]) -> None:
-        """Count media before anything is decoded, fetched or even parsed."""
+    @property
+    def _most_media(self) -> dict[str, int]:
+        return {**MOST_MEDIA, **self.options.most_media}
+
+    def _check_number(self, parts: Sequence[Part]) -> None:
+        """Count media before anything is decoded or fetched."""
         counts: Counter[str] = Counter()
-        for message in raw:
-            content = message.get("content") if isinstance(message, Mapping) else None
-            for part in content if isinstance(content, list) else []:
-                kind = str(part.get("type", "")) if isinstance(part, Mapping) else ""
-                name = kind.removeprefix("input_").removesuffix("_url")
-                counts["document" if name == "file" else name] += 1
-                frames = part.get("frames") if isinstance(part, Mapping) else None
-                counts["image"] += len(frames) if isinstance(frames, list) else 0
-        for kind, most in {**MOST_MEDIA, **self.options.most_media}.items():
+        for part in parts:
+            if isinstance(part, VideoPart):
+                counts["video"] += 1
+                counts["image"] += len(part.frames or ())
+            elif not isinstance(part, TextPart):
+                counts["document" if isinstance(part, DocumentPart) else "image"] += 1
+        for kind, most in self._most_media.items():
             if counts[kind] > most:
                 raise refuse(
                     f"The request has {counts[kind]} parts of type {kind}; at most {most} are read. "
                     "The server's --limit-mm-per-prompt says how many.",
                     param="messages",
                 )
+
+
+def _parts_of(message: Any) -> list[Any]:
+    """What a raw message consists of, where it is a list."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return content if isinstance(content, list) else [content] if isinstance(content, Mapping) else []
 
 
 def _without_paths(message: Message) -> Message:

@@ -139,25 +139,41 @@ class Uploads:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
 
-    def as_part(self, part: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a message that names an uploaded file, as one that holds it; its options stay.
-
-        Args:
-            part: of a message, with a `file_id`.
+    def named_by(self, part: Mapping[str, Any]) -> Upload:
+        """The file that a part of a message names.
 
         Raises:
             ProblemError: there is no such file.
         """
         inner = part.get("file")
         named = inner if isinstance(inner, Mapping) else part
-        upload = self.get(str(named.get("file_id")))
-        gone = ("type", "file", "file_id", "filename", "file_data", "detail")
-        options = {key: value for key, value in part.items() if key not in gone}
+        return self.get(str(named.get("file_id")))
+
+    def read(self, upload: Upload) -> bytes:
+        """What a file holds.
+
+        Raises:
+            ProblemError: it is not there any more.
+        """
         try:
-            held = upload.path.read_bytes()
+            return upload.path.read_bytes()
         except FileNotFoundError:
             raise _gone(upload.id) from None
-        return {"type": upload.kind, upload.kind: held, **options}
+
+    def as_part(self, part: Mapping[str, Any], held: Mapping[str, bytes]) -> dict[str, Any]:
+        """The part of a message that names an uploaded file, as one that holds it; its options stay.
+
+        Args:
+            part: of a message, with a `file_id`.
+            held: contents by id.
+
+        Raises:
+            ProblemError: there is no such file.
+        """
+        upload = self.named_by(part)
+        gone = ("type", "file", "file_id", "filename", "file_data", "detail")
+        options = {key: value for key, value in part.items() if key not in gone}
+        return {"type": upload.kind, upload.kind: held[upload.id], **options}
 
     def _home(self) -> Path:
         with self._guard:

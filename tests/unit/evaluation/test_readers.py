@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.data.corruption.calibration import Calibration, error_rate
+from minicpmv.data.corruption.corrupt import FRAME
+from minicpmv.data.corruption.operators import Pixels
 from minicpmv.errors import OptionError
 from minicpmv.evaluation import readers
+from minicpmv.evaluation.answering import Answered
 from minicpmv.evaluation.readers import line_crops, model_reader, tesseract_reader
+from minicpmv.evaluation.tasks import AnswerTask, select_tasks
 from minicpmv.generation.loading import load
 
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
@@ -69,3 +74,28 @@ def test_tesseract_reads_beside_a_model(capsys: pytest.CaptureFixture[str]) -> N
     assert report["tesseract"][0]["cer"]["value"] < 0.2
     assert main([*words, "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("Tesseract") == 2
+
+
+@needs_tesseract
+def test_tesseract_is_not_asked_for_what_it_cannot_read_after_everything_was_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "2 + 2?", "completion": "4"}\n')
+    assert main(["eval", "--data", str(tmp_path / "mine.jsonl"), "--tesseract"]) == 1
+    assert "questions without a picture" in capsys.readouterr().err
+
+
+def test_regions_are_read_without_the_frames_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames are for the model, which has to be told what is asked for."""
+    seen: list[Pixels] = []
+
+    def read(crops: Sequence[Pixels]) -> list[str]:
+        seen.extend(crops)
+        return [""] * len(crops)
+
+    monkeypatch.setattr(readers, "tesseract_reader", lambda **_: read)
+    (task,) = select_tasks(["restore.low"])
+    assert isinstance(task, AnswerTask)
+    readers.read_beside(task, [Answered(asked, "", was_cut=False) for asked in task.questions(0, 12)])
+    assert len(seen) > 12
+    assert not any((crop == FRAME).all(axis=-1).any() for crop in seen)

@@ -47,6 +47,17 @@ def test_only_whitespace_at_the_ends_is_forgiven(truth: str, answer: str, errors
     assert is_right(answered(truth, answer)) is (errors == 0)
 
 
+def test_leaders_are_no_text_on_pages_whoever_writes_them() -> None:
+    truth, page = "Tea 2.50\nTotal 7.5", task_named("pages.receipt")
+    for answer in ("Tea......2.50\nTotal · · · · 7.5", "Tea 2.50\nTotal 7.5", "Tea …… . 2.50\nTotal ... 7.5"):
+        result = score(page, [answered(truth, answer)], 1.0)
+        assert result.cer is not None
+        assert result.cer.value == 0
+    dots = score(READING, [answered("Wait...", "Wait")], 1.0)
+    assert dots.cer is not None
+    assert dots.cer.value > 0.4
+
+
 def test_a_choice_has_no_error_rate_but_tells_what_a_blind_answer_reaches() -> None:
     answers = [answered("left", "left"), answered("left", "right"), answered("up", "left"), answered("down", "down ")]
     result = score(CHOOSING, answers, 1.0)

@@ -116,6 +116,17 @@ def test_a_stream_can_be_left_at_its_very_last_piece(assistant: Assistant, monke
     assert stream.answer.text == "held back"
 
 
+def test_a_search_beside_a_stream_says_what_it_says_alone(assistant: Assistant) -> None:
+    """How the model attends is one switch for both."""
+    options = GenerationOptions(max_new_tokens=8, num_beams=2)
+    alone = [assistant.ask(question("Hi"), options).text, assistant.ask(question("Ho"), SHORT).text]
+    stream = iter(assistant.stream(question("Hello"), GenerationOptions(max_new_tokens=400)))
+    next(stream)
+    beside = [assistant.ask(question("Hi"), options).text, assistant.ask(question("Ho"), SHORT).text]
+    assert beside == alone
+    stream.close()  # type: ignore[attr-defined]
+
+
 def test_pages_beyond_the_context_are_not_drawn(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

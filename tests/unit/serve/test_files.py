@@ -55,6 +55,20 @@ def test_clips_and_documents_are_told_by_their_contents(client: openai.OpenAI) -
     assert response.usage.input_tokens > 64
 
 
+def test_a_file_that_is_named_often_is_read_once(
+    client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = client.files.create(file=EXAMPLES / "sign.png", purpose="user_data")
+    reads: list[str] = []
+    read = server.service.uploads.read
+    monkeypatch.setattr(server.service.uploads, "read", lambda upload: reads.append(upload.id) or read(upload))
+    assert ask(client, *[named(note.id)] * 3, "What is written?").usage.prompt_tokens_details.visual_tokens == 192
+    assert reads == [note.id]
+    with pytest.raises(openai.BadRequestError, match="names 500 uploaded files"):
+        ask(client, *[named(note.id)] * 500, "What is written?")
+    assert reads == [note.id]
+
+
 @pytest.mark.parametrize("content", [b"", b"just words", b"MZ\x00\x00" * 100])
 def test_what_is_no_medium_is_refused_and_not_kept(client: openai.OpenAI, server: Running, content: bytes) -> None:
     before = [file.id for file in server.service.uploads.all()]

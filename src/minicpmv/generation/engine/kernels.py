@@ -1,8 +1,10 @@
 """What a step runs with: memory for keys and values, attention in blocks, and products that suit its number of rows."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -61,16 +63,30 @@ def without_onednn() -> Iterator[None]:
         onednn.enabled = before
 
 
+_locks: "WeakKeyDictionary[MiniCPMVForConditionalGeneration, threading.RLock]" = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def alone_with(model: "MiniCPMVForConditionalGeneration") -> "threading.RLock":
+    """Held by whoever calls a model: how it attends is a switch of the model, not of a call.
+
+    The engine holds it for a step, transformers' `generate` for a whole answer.
+    """
+    with _making:
+        return _locks.setdefault(model, threading.RLock())
+
+
 @contextmanager
 def attending_in_blocks(model: "MiniCPMVForConditionalGeneration") -> Iterator[None]:
     """The language model attends to blocks of KV memory inside."""
     config: Any = model.llm.config
-    before = config._attn_implementation
-    config._attn_implementation = IN_BLOCKS
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    with alone_with(model):
+        before = config._attn_implementation
+        config._attn_implementation = IN_BLOCKS
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 def kv_memory(
