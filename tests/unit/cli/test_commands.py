@@ -201,7 +201,7 @@ def test_an_answer_has_the_form_of_the_options(run: Run, toy_folder: Path, tmp_p
 def test_a_prompt_that_does_not_fit_is_refused_with_counts(run: Run, toy_folder: Path, picture: Path) -> None:
     code, out, err = run("ask", *[picture] * 70, "What?", "--model", toy_folder, "--device", "cpu", "--max-slices", 1)
     assert (code, out) == (1, "")
-    assert "4480 of them" in one_line(err)
+    assert "at least 4160 tokens for pictures; the limit is 4096" in one_line(err)
 
 
 def test_device_and_dtype_that_do_not_exist_are_named(run: Run, toy_folder: Path) -> None:
