@@ -288,7 +288,7 @@ def test_samples_that_cannot_be_used_are_counted_and_too_many_stop_the_run(
     reasons = " ".join(entry["reason"] for entry in told)
     assert "missing.png" in reasons
     assert "empty.mp4" in reasons
-    assert "2 <image> or <video> marks" in reasons
+    assert "2 <image> and 0 <video> marks" in reasons
     assert "limit is 512" in reasons
     longer = replace(changed, most_flawed=0.3, schedule=recipe.schedule.stretched(40))
     with pytest.raises(TrainingError, match=r"3\d of 5\d samples cannot be used"):

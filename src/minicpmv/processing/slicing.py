@@ -26,9 +26,9 @@ RESOLUTION = 448
 PATCH = 14
 """Side of one patch, in px. Source: preprocessor_config.json, patch_size."""
 
-MOST_AREAS = 4
-"""How many times the wanted area a thin picture may become: its short side is at least a patch. Ours, 1 to 16,384; the
-official code goes on, and would ask for the attention of a quarter of a million patches."""
+MOST_PATCHES = 4096
+"""Patches that a thin picture may become, whose short side is at least one; or four slices, where these are larger. Ours:
+the official code goes on, and would ask for the attention of a quarter of a million."""
 
 MAX_SLICES = 9
 """Upper bound on the slices of one picture. Source: preprocessor_config.json, max_slice_nums."""
@@ -102,7 +102,7 @@ def fit_area(width: float, height: float, *, resolution: int, patch: int, enlarg
         height = int(resolution / math.sqrt(ratio))
         width = int(height * ratio)
     size = Size(round_to_multiple(width, patch), round_to_multiple(height, patch))
-    if size.width * size.height > MOST_AREAS * resolution * resolution:
+    if size.width * size.height > max(MOST_PATCHES * patch * patch, 4 * resolution * resolution):
         raise MediaError(
             f"The picture is too thin: {given.width} x {given.height} px would become {size.width} x {size.height}.",
             remedy="Cut it into pieces.",
