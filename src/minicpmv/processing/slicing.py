@@ -27,8 +27,8 @@ PATCH = 14
 """Side of one patch, in px. Source: preprocessor_config.json, patch_size."""
 
 MOST_PATCHES = 4096
-"""Patches that a thin picture may become, whose short side is at least one; or four slices, where these are larger. Ours:
-the official code goes on, and would ask for the attention of a quarter of a million."""
+"""Patches that a thin picture may become, whose short side is at least one; or four slices, where these are larger.
+Ours: the official code goes on, and would ask for the attention of a quarter of a million."""
 
 MAX_SLICES = 9
 """Upper bound on the slices of one picture. Source: preprocessor_config.json, max_slice_nums."""
