@@ -170,11 +170,7 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     choose_trainable(model, recipe)
     schedule, lines = recipe.schedule, _intent(recipe)
     by_part = counts_by_part(model, recipe.rates)
-    for part, (whole, learning, rate) in by_part.items():
-        lines.append(
-            f"  {part:<10}{whole:>14,} parameters{learning:>15,} learn  "
-            + ("frozen" if rate is None else f"at {rate:g}")
-        )
+    lines += [_part_line(part, *numbers) for part, numbers in by_part.items()]
     drawn = replace(recipe, batch=min(recipe.batch, MOST_DRAWN))
     mixture = recipe_mixture(drawn)
     with working("drawing samples"):
@@ -210,6 +206,12 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     if len(mixture.names) > 1:
         lines += _drawn_tree(mixture, batch)
     return "\n".join(lines)
+
+
+def _part_line(part: str, whole: int, learning: int, rate: float | None) -> str:
+    """A part with its parameters, those that learn, and how fast."""
+    speed = "frozen" if rate is None else f"at {rate:g}"
+    return f"  {part:<10}{whole:>14,} parameters{learning:>15,} learn  {speed}"
 
 
 def _drawn_tree(mixture: "Mixture", batch: "StepBatch") -> list[str]:

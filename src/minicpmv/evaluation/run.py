@@ -95,12 +95,7 @@ def evaluate(
     began = time.perf_counter()
     if tesseract:
         tesseract_reader()
-        for task in chosen:  # before the first answer, which may be hours before the last
-            if isinstance(task, OwnDataTask) and not all(map(picture_of, task.given)):
-                raise OptionError(
-                    f"{task.name} has questions without a picture, which Tesseract cannot read.",
-                    remedy="Leave out --tesseract, or evaluate on pictures alone.",
-                )
+        _check_pictures(chosen)
     scores: list[TaskScore] = []
     perplexities: list[PerplexityScore] = []
     beside: list[TaskScore] = []
@@ -132,6 +127,16 @@ def evaluate(
         peak_memory_bytes=peak_memory_bytes(),
         peak_gpu_memory_bytes=peak_gpu_memory_bytes(),
     )
+
+
+def _check_pictures(chosen: Sequence[Task]) -> None:
+    """Refuse what Tesseract cannot read before the first answer, which may be hours before the last."""
+    for task in chosen:
+        if isinstance(task, OwnDataTask) and not all(map(picture_of, task.given)):
+            raise OptionError(
+                f"{task.name} has questions without a picture, which Tesseract cannot read.",
+                remedy="Leave out --tesseract, or evaluate on pictures alone.",
+            )
 
 
 def choose(tasks: Sequence[str | AnswerTask]) -> tuple[AnswerTask | LikelihoodTask, ...]:
