@@ -1,4 +1,4 @@
-"""Losses on letters in patches and slots are as indifferent to packing, processes and stops as those of answers."""
+"""Losses on letters, things and places are as indifferent to packing, processes and stops as those of answers."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from minicpmv.data.sources import SourceRecipe
-from minicpmv.training.dense import FILE, save_heads
+from minicpmv.training.dense import FILE, blank_heads, save_heads
 from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes
 from tests.invariants.training_runs import LOSS, WEIGHT, carried_out, distance, finish, finished, same, start
+
+NAMES = ("letters_in_patches", "letters_in_slots", "things_in_patches", "places_of_patches", "places_of_slots")
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
 
@@ -31,13 +33,13 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_dense_losses_are_the_same_however_rows_are_packed_(recipe: TrainingRecipe, towers: Path) -> None:
     rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
-    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers"))
+    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers", rate=1e-3, things=0.2, places=1.0))
     one = carried_out(dense, towers.with_name("one"))
     other = carried_out(replace(dense, rows=RowsRecipe(tokens=1024, per_pass=8)), towers.with_name("other"))
     for step, numbers in one.steps.items():
-        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+        for name in ("loss", *NAMES):
             assert other.steps[step][name] == pytest.approx(numbers[name], rel=10 * LOSS), (step, name)
-    assert numbers["letters_in_patches"] > 1  # blank heads know no letters
+    assert all(numbers[name] > 0.1 for name in NAMES)  # blank heads know nothing
     assert distance(finished(towers.with_name("one")), finished(towers.with_name("other"))) < WEIGHT
 
 
@@ -55,6 +57,20 @@ def test_dense_losses_teach_the_tower_its_letters(recipe: TrainingRecipe, towers
     assert first["letters_in_patches"] == numbers[0.0][1]["letters_in_patches"]
     assert last["letters_in_patches"] < 0.9 * first["letters_in_patches"]
     assert numbers[0.0][12]["letters_in_patches"] > 0.95 * first["letters_in_patches"]
+
+
+@pytest.mark.parametrize("part", ["vpm", "resampler"])
+def test_places_teach_whoever_learns_to_say_where_it_looks(part: str, recipe: TrainingRecipe, towers: Path) -> None:
+    scenes = {"scenes": SourceRecipe(world="scenes")}
+    longer = replace(recipe, data=scenes, rates={part: 1e-3}, schedule=replace(recipe.schedule, steps=12, decay=1))
+    numbers = {}
+    for places in (0.0, 1.0):
+        dense = DenseRecipe(heads="towers", patches=0.0, slots=0.0, places=places)
+        numbers[places] = carried_out(replace(longer, dense=dense), towers.with_name(f"{part}-{places}")).steps
+    # The heads are fixed and blank: what became better is the part.
+    name = "places_of_patches" if part == "vpm" else "places_of_slots"
+    assert numbers[1.0][1][name] == numbers[0.0][1][name]
+    assert numbers[1.0][12][name] < 0.6 * numbers[0.0][12][name]
 
 
 def heads_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -88,7 +104,8 @@ def test_a_run_with_dense_losses_goes_on_where_it_stopped(
     lora: LoraRecipe | None, recipe: TrainingRecipe, towers: Path
 ) -> None:
     rates = {"llm": 1e-4, "resampler": 1e-4, "vpm": 1e-4}
-    dense = replace(recipe, rates=rates, dense=DenseRecipe(heads="towers", rate=1e-3), lora=lora)
+    asked = DenseRecipe(heads="towers", rate=1e-3, things=0.2, places=1.0)
+    dense = replace(recipe, rates=rates, dense=asked, lora=lora)
     whole, stopped = (towers.with_name(f"{name}-{lora is None}") for name in ("whole", "stopped"))
     diary = carried_out(dense, whole)
     told: dict[int, dict[str, float]] = {}
@@ -97,11 +114,16 @@ def test_a_run_with_dense_losses_goes_on_where_it_stopped(
     assert told == diary.steps
     assert same(finished(stopped), finished(whole))
     assert same(heads_of(stopped), heads_of(whole))
+    blank = blank_heads(192, 256, recipe.seed)
+    assert not torch.equal(heads_of(whole)["places.slots.weight"], blank.places.slots.weight)
 
 
 @pytest.mark.parametrize(
     ("sharding", "heads"),
-    [("none", "heads: towers, rate: 1.0e-3"), pytest.param("full", "heads: towers", marks=pytest.mark.slow)],
+    [
+        ("none", "heads: towers, rate: 1.0e-3, things: 0.2, places: 1.0"),
+        pytest.param("full", "heads: towers, things: 0.2, places: 1.0", marks=pytest.mark.slow),
+    ],
 )
 def test_dense_losses_are_the_same_on_two_processes(sharding: str, heads: str, towers: Path) -> None:
     dense = (f"dense={{{heads}}}", "rates={llm: 1.0e-4, resampler: 1.0e-4, vpm: 1.0e-4}")
@@ -111,5 +133,5 @@ def test_dense_losses_are_the_same_on_two_processes(sharding: str, heads: str, t
         finish(start(number, folder, *dense, *((f"sharding={sharding}",) if number > 1 else ())))
         numbers[number] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     for one, two in zip(numbers[1], numbers[2], strict=True):
-        for name in ("loss", "letters_in_patches", "letters_in_slots"):
+        for name in ("loss", *NAMES):
             assert two[name] == pytest.approx(one[name], rel=10 * LOSS)

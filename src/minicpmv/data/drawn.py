@@ -20,7 +20,7 @@ from minicpmv.data.sample import Sample
 from minicpmv.data.worlds import questions
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
 from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
-from minicpmv.data.worlds.clips import CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
+from minicpmv.data.worlds.clips import CLIP_GRID, CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.glyphs import CharacterBox
@@ -29,7 +29,7 @@ from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
 from minicpmv.data.worlds.paper import PageSample, Question, Region
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
-from minicpmv.data.worlds.scenes import SCENE_TASKS, render_scene
+from minicpmv.data.worlds.scenes import PATCH_PX, SCENE_TASKS, render_scene
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
 from minicpmv.data.worlds.shown import clip_questions, scene_questions
 from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
@@ -309,6 +309,9 @@ def scenes(studio: Studio, *, tasks: Sequence[str] = SCENE_TASKS, num_questions:
         scene = render_scene(generator, task=_pick(generator, tasks), faces=studio.faces, split=studio.split)
         picture = ImagePart(Image.fromarray(scene.image))
         sample = _answered(key, picture, scene.question, scene.answer, "scene", scene.task)
+        if scene.things:
+            rows = scene.image.shape[0] // PATCH_PX
+            sample = replace(sample, things=scene.targets.reshape(1, rows, -1, 2))
         if several == (1, 1) or not scene.things:
             return sample
         others = [
@@ -354,6 +357,8 @@ def clips(
         clip = render_clip(generator, task=task, num_frames=num, faces=studio.faces, split=studio.split)
         part = VideoPart(frames=tuple(Image.fromarray(frame) for frame in clip.frames), timestamps=clip.times_s)
         sample = _answered(key, part, clip.question, clip.answer, "clip", clip.task)
+        if task != "scroll":  # letters are none of the kinds
+            sample = replace(sample, things=clip.targets.reshape(num, CLIP_GRID[0], CLIP_GRID[1], 2))
         if several == (1, 1):
             return sample
         others = [question for question in clip_questions(generator, clip.shown) if question.task != clip.task]

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, VideoPart
 
@@ -25,12 +28,15 @@ class Sample:
         metadata: JSON values.
         characters: every visible character of its one picture with its box in px, where a world knows them; not kept on
             disk.
+        things: int64 [items, rows, columns, 2], what every patch of its pictures or frames shows, as
+            `shapes.thing_targets` says, where a world knows it; not kept on disk.
     """
 
     key: str
     messages: tuple[Message, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     characters: tuple[CharacterBox, ...] = ()
+    things: NDArray[np.int64] | None = None
 
     @property
     def media(self) -> tuple[Part, ...]:

@@ -30,6 +30,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.checkpoint import Progress
+from minicpmv.training.dense import ASKED
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
 from minicpmv.training.optim import set_rates
 from minicpmv.training.recipe import TrainingRecipe
@@ -38,6 +39,9 @@ from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
 from minicpmv.training.towers.patch_reading import FEW_LABELS
 from minicpmv.training.trainable import autocast
+
+_DENSE_NAMES = ("letters_in_patches", "letters_in_slots", "things_in_patches", "places_of_patches", "places_of_slots")
+"""Of the dense losses in the metrics, as `dense.ASKED`."""
 
 _JUDGED = 50
 """Samples after which the share of flawed ones is taken seriously."""
@@ -180,10 +184,10 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
     # Dropout of adapters is the only thing that draws while training: from the step's own number.
     torch.manual_seed(recipe.seed * 1_000_003 + batch.step * accelerator.num_processes + accelerator.process_index)
     scale = accelerator.num_processes / max(counts["targets"], 1)  # DDP and FSDP take the mean over processes
-    asked = torch.tensor([counts["letters"], counts["slot_letters"]], device=accelerator.device).clamp(min=FEW_LABELS)
-    weights = torch.tensor([recipe.dense.patches, recipe.dense.slots] if recipe.dense else [0.0, 0.0])
+    asked = torch.tensor([counts[name] for name in ASKED], device=accelerator.device).clamp(min=FEW_LABELS)
+    weights = torch.tensor(recipe.dense.weights if recipe.dense else [0.0] * len(ASKED))
     weights = weights.to(accelerator.device) * accelerator.num_processes / asked
-    dense_sums = torch.zeros(2, device=accelerator.device)
+    dense_sums = torch.zeros(len(ASKED), device=accelerator.device)
     for number in range(most_passes):
         inputs = batch.passes[number] if number < len(batch.passes) else _nothing(stage.processor)
         is_last = number + 1 == most_passes
@@ -207,8 +211,8 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
     _note_flaws(stage, batch)
     told = {}
     if recipe.dense is not None:
-        patches, slots = (accelerator.reduce(dense_sums, "sum") / asked).tolist()
-        told = {"letters_in_patches": patches, "letters_in_slots": slots}
+        means = (accelerator.reduce(dense_sums, "sum") / asked).tolist()
+        told = dict(zip(_DENSE_NAMES, means, strict=True))
     by_source = {
         f"loss/{name}": float(sums[0, index] / sums[1, index]) for index, name in enumerate(sources) if sums[1, index]
     }
@@ -218,7 +222,7 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
 def _counted(accelerator: Accelerator, batch: StepBatch) -> tuple[Counter[str], int]:
     """Counts of the step over all processes, and the most passes that any of them makes."""
     sizes = ("samples", "flawed", "targets", "tokens", "token_pairs", "patches", "patch_pairs", "packs")
-    names = (*sizes, "letters", "slot_letters")
+    names = (*sizes, *ASKED)
     mine = {**batch.counts, "flawed": len(batch.flaws)}
     row = torch.tensor([[mine.get(name, 0) for name in names] + [len(batch.passes)]], device=accelerator.device)
     rows = accelerator.gather(row).cpu()

@@ -75,7 +75,7 @@ class LoraRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseRecipe:
-    """Losses on single letters beside the answers, where worlds know them; see `minicpmv.training.dense`."""
+    """Losses on single letters, things and places beside the answers; see `minicpmv.training.dense`."""
 
     heads: str | None = None
     """The recipe whose run has left the heads; it is looked for beside this one. None begins with blank heads."""
@@ -89,9 +89,22 @@ class DenseRecipe:
     slots: float = 1.0
     """Weight of the mean loss on letters in slots, which the resampler should have passed on."""
 
+    things: float = 0.0
+    """Weight of the mean loss on the colours and kinds of drawn things in patches."""
+
+    places: float = 0.0
+    """Weight of the mean squared distance, in half widths of an item, between where patches lie and queries look, and
+    where heads say so from what the tower and the resampler give."""
+
+    @property
+    def weights(self) -> list[float]:
+        """As `dense.ASKED`."""
+        return [self.patches, self.slots, self.things, self.places, self.places]
+
     def __post_init__(self) -> None:
-        if min(self.patches, self.slots) < 0:
-            raise SettingsError(f"Dense losses weigh {self.patches} and {self.slots}.", remedy="Weights are 0 or more.")
+        if min(self.weights) < 0:
+            weights = f"{self.patches:g}, {self.slots:g}, {self.things:g} and {self.places:g}"
+            raise SettingsError(f"Dense losses weigh {weights}.", remedy="Weights are 0 or more.")
         if self.rate < 0 or (self.heads is None and not self.rate):
             raise SettingsError(
                 f"Heads of dense losses come from {self.heads or 'nowhere'} and learn at a rate of {self.rate:g}.",

@@ -160,9 +160,9 @@ def _dense_heads(recipe: TrainingRecipe, folder: Path, model: MiniCPMVForConditi
     if recipe.dense.heads is None:
         heads = blank_heads(*widths, recipe.seed)
     else:
-        heads = load_heads(folder.absolute().parent / recipe.dense.heads, *widths)
+        heads = load_heads(folder.absolute().parent / recipe.dense.heads, *widths, recipe.seed)
     if recipe.dense.rate:
-        heads.learn()
+        heads.learn(things=recipe.dense.things > 0, places=recipe.dense.places > 0)
     return heads
 
 
@@ -215,7 +215,7 @@ def write_results(stage: Stage) -> None:
     if not stage.accelerator.is_main_process:
         return
     if stage.heads is not None:
-        save_heads(stage.heads.reader, stage.heads.codes, stage.folder)
+        save_heads(stage.heads.reader, stage.heads.codes, stage.folder, stage.heads.places)
     if stage.recipe.lora is not None:
         adapted: Any = stage.trainable.module
         adapted.save_pretrained(stage.folder / "adapter")

@@ -9,7 +9,6 @@ of processes changes what is learned.
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE, sample_lengths
 from minicpmv.processing.collate import IGNORED
-from minicpmv.training.dense import DenseHeads
+from minicpmv.training.dense import ASKED, DenseHeads, watching
 
 TARGETS_PER_CHUNK = 2048
 """Targets whose logits exist at the same time: 1.2 GB in float32 with the released vocabulary."""
@@ -39,7 +38,12 @@ class TokenLoss(nn.Module):
         self.heads: DenseHeads | None = heads
 
     def forward(
-        self, labels: Tensor, letters: Tensor | None = None, slot_letters: Tensor | None = None, **inputs: Any
+        self,
+        labels: Tensor,
+        letters: Tensor | None = None,
+        slot_letters: Tensor | None = None,
+        things: Tensor | None = None,
+        **inputs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of every target, row by row, in order; and the dense losses.
 
@@ -47,25 +51,23 @@ class TokenLoss(nn.Module):
             labels: int64 [rows, tokens], -100 where nothing is learned.
             letters: int64 [patches, 3], -100 where nothing is asked of the tower.
             slot_letters: int64 [packs, queries, 6], likewise of the resampler.
+            things: int64 [patches, 2], likewise of the tower.
             **inputs: as the model's `forward` takes them.
 
         Returns:
             float32 [targets]; for rows without targets a single 0 that depends on the model, so that every process
-            takes part in every backward pass. And float32 [2], the sums of the losses on letters in patches and in
-            slots, 0 where there are no heads or no letters.
+            takes part in every backward pass. And float32 [5], the sums of the dense losses in the order of
+            `dense.ASKED`, 0 where there are no heads or no pictures.
         """
         if self.model.config.text_config._attn_implementation == BY_SAMPLE:
             inputs["sample_lengths"] = sample_lengths(inputs["position_ids"])
-        with _watching(self.model.vpm) as seen, _watching(self.model.resampler) as said:
+        with watching(self.model) if self.heads is not None else contextlib.nullcontext() as seen:
             hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        dense = hidden.new_zeros(2, dtype=torch.float32)
+        dense = hidden.new_zeros(len(ASKED), dtype=torch.float32)
         if self.heads is not None:
             dense = dense + self.heads.no_loss()
-        if self.heads is not None and letters is not None and slot_letters is not None:
-            patches, slots = torch.cat(seen), torch.cat(said)
-            dense = dense + torch.stack(
-                [self.heads.patch_loss(patches, letters), self.heads.slot_loss(slots, slot_letters)]
-            )
+            if seen is not None and letters is not None and slot_letters is not None and things is not None:
+                dense = dense + self.heads.losses(seen, letters, slot_letters, things)
         wanted = labels[:, 1:]
         counts = wanted != IGNORED
         before, targets = hidden[:, :-1][counts], wanted[counts]
@@ -82,14 +84,3 @@ class TokenLoss(nn.Module):
     def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits: Tensor = self.model.llm.lm_head(hidden)
         return F.cross_entropy(logits.float(), targets, reduction="none")
-
-
-@contextlib.contextmanager
-def _watching(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module gives while it is watched."""
-    given: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _module, _inputs, output: given.append(output))
-    try:
-        yield given
-    finally:
-        hook.remove()

@@ -79,6 +79,7 @@ def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None
         ("sharding=some", "Choose one of"),
         ("lora={rank: 0, alpha: 1}", "rank 0"),
         ("dense={heads: nano_towers, patches: -1.0}", "Dense losses weigh"),
+        ("dense={heads: nano_towers, places: -1.0}", "Dense losses weigh 1, 1, 0 and -1"),
         ("dense={heads: null}", "come from nowhere and learn at a rate of 0"),
         ("dense={heads: nano_towers, rate: -1.0}", "learn at a rate of -1"),
     ],

@@ -1,5 +1,6 @@
 """What patches and slots should hold lies where the letters are, in slices too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_world
+from minicpmv.data.worlds.shapes import COLOURS
 from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.errors import CheckpointError, ShapeContractError
 from minicpmv.generation.loading import bundled_folder, read_processor
@@ -16,7 +18,15 @@ from minicpmv.messages import ImagePart, Message, TextPart
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
 from minicpmv.recipes.loader import load_stage
-from minicpmv.training.dense import DenseHeads, dense_labels, load_heads, picture_size, save_heads
+from minicpmv.training.dense import (
+    DenseHeads,
+    blank_heads,
+    dense_labels,
+    load_heads,
+    picture_size,
+    save_heads,
+    things_in_patches,
+)
 from minicpmv.training.feeding import Share, load_step, recipe_mixture
 from minicpmv.training.towers.patch_reading import UNKNOWN, PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes, letters_in_slots
@@ -110,6 +120,37 @@ def test_known_letters_reach_a_step_in_the_order_of_its_rows(processor: MiniCPMV
         assert (contrast > 0.4).float().mean() > 0.98
 
 
+def test_things_lie_in_the_patches_that_show_them(processor: MiniCPMVProcessor) -> None:
+    """Scenes, clips and lines in one row: a patch labelled red is red."""
+    worlds = (
+        "{scenes: {weight: 0.4, world: scenes}, clips: {weight: 0.4, world: clips}, lines: {weight: 0.2, world: lines}}"
+    )
+    recipe = load_stage("nano_pretrain_1", ["batch=16", f"data={worlds}"])
+    batch = load_step(recipe, processor, recipe_mixture(recipe), 0, Share())
+    assert {source for sources in batch.sources for source, _ in sources} == {"scenes", "clips", "lines"}
+    things = torch.cat([inputs["things"] for inputs in batch.passes])
+    pixels = torch.cat([inputs["pixel_values"] for inputs in batch.passes]).unflatten(-1, (3, -1))
+    assert batch.counts["things"] == (things != UNKNOWN).sum()
+    named = torch.tensor(list(COLOURS.values())) / 127.5 - 1
+    shown = things[:, 0] > 0
+    assert shown.sum() > 100
+    away = (pixels[shown, None] - named[None, :, :, None]).norm(dim=2).amin(-1)  # [patches, colours]
+    right = away[torch.arange(len(away)), things[shown, 0] - 1]
+    assert (right < 0.3).float().mean() > 0.95
+    assert (away.median(-1).values > 0.3).float().mean() > 0.95  # most other colours are nowhere in the patch
+
+
+def test_things_are_not_asked_where_pictures_are_cut_otherwise(processor: MiniCPMVProcessor) -> None:
+    sample = drawn("clips", tasks=["direction"])
+    encoded = processor.encode_conversation(sample.messages)
+    assert (things_in_patches(sample, encoded, np.random.default_rng(0)) > 0).any()
+    assert sample.things is not None
+    for other in (sample.things[:, :4], sample.things[1:], None):
+        unknown = things_in_patches(replace(sample, things=other), encoded, np.random.default_rng(0))
+        assert (unknown == UNKNOWN).all()
+        assert unknown.shape == (6 * 64, 2)
+
+
 def test_letters_of_two_pictures_are_refused(processor: MiniCPMVProcessor) -> None:
     sample = drawn("lines")
     two = Message("user", (*sample.messages[0].parts[:1], ImagePart(Image.new("RGB", (112, 112))), TextPart("What?")))
@@ -125,6 +166,10 @@ def test_heads_are_kept_and_a_missing_or_foreign_file_is_one_line(tmp_path: Path
     heads = load_heads(tmp_path, 192, 256)
     assert torch.equal(heads.reader.letters.weight, reader.letters.weight)
     assert torch.equal(heads.codes.codes.weight, codes.codes.weight)
+    assert torch.equal(heads.places.slots.weight, blank_heads(192, 256, 0).places.slots.weight)
+    learned = blank_heads(192, 256, 1)
+    save_heads(learned.reader, learned.codes, tmp_path, learned.places)
+    assert torch.equal(load_heads(tmp_path, 192, 256).places.slots.weight, learned.places.slots.weight)
     assert not any(parameter.requires_grad for parameter in heads.parameters())
     for folder, width in ((tmp_path / "nowhere", 256), (tmp_path, 128)):
         with pytest.raises(CheckpointError, match="no dense heads") as caught:
@@ -134,8 +179,8 @@ def test_heads_are_kept_and_a_missing_or_foreign_file_is_one_line(tmp_path: Path
 
 def test_the_losses_are_sums_over_what_is_asked() -> None:
     torch.manual_seed(0)
-    heads = DenseHeads(8, 16)
-    features, tokens = torch.randn(3, 8), torch.randn(2, 4, 16)
+    heads = DenseHeads(8, 128)
+    features, tokens = torch.randn(3, 8), torch.randn(2, 4, 128)
     letters = torch.full((3, 3), UNKNOWN)
     slots = torch.full((2, 4, 6), UNKNOWN)
     assert heads.patch_loss(features, letters) == 0

@@ -43,6 +43,10 @@ CLIP_TASKS = (
     "rising",
     "scroll",
 )
+CLIP_GRID = (8, 8)
+"""Rows and columns of patches per frame. The nano model, like the released one, enlarges small pictures to the area of
+one slice: a small square becomes 8 x 8 patches."""
+
 MOST_FRAMES = 12
 """Frames of the longest clip."""
 
@@ -163,7 +167,7 @@ def render_clip(
     task: str,
     num_frames: int = 6,
     size: tuple[int, int] | None = None,
-    grid: tuple[int, int] = (8, 8),
+    grid: tuple[int, int] = CLIP_GRID,
     faces: Sequence[Face] = (),
     split: Split = "train",
 ) -> ClipSample:
@@ -174,8 +178,7 @@ def render_clip(
         task: one of `CLIP_TASKS`.
         num_frames: frames shown, at most `MOST_FRAMES`.
         size: height and width in px; by default a square of 56, 70 or 84 px.
-        grid: rows and columns of patches per frame that `targets` tell about. The nano model, like the released one,
-            enlarges small pictures to the area of one slice: a small square becomes 8 x 8 patches.
+        grid: rows and columns of patches per frame that `targets` tell about.
         faces: faces for numbers and words; Pillow's own if empty.
         split: whose words run by.
 

@@ -25,7 +25,11 @@ SCENE_TASKS = (*THING_TASKS, "relation", SIGN)
 RELATIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Where a shape is, seen from another one: columns and rows."""
 PLACES = {"left": (0.0, 0.5), "right": (1.0, 0.5), "top": (0.5, 0.0), "bottom": (0.5, 1.0)}
+NEAR = 0.18
+"""What is at a place lies within this of its middle, across and down."""
 MAX_COUNT = 4
+PATCH_PX = 14
+"""Side of the patches that `targets` tell about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def plan_scene(generator: Generator, task: str) -> ScenePlan:
     answer = {"colour": colour, "shape": kind, "digit": kind}.get(task, "")
     if task == "place":
         answer = pick(generator, tuple(PLACES))
-        x, y = (min(1.0, max(0.0, middle + (generator.random() - 0.5) * 0.36)) for middle in PLACES[answer])
+        x, y = (min(1.0, max(0.0, middle + (generator.random() - 0.5) * 2 * NEAR)) for middle in PLACES[answer])
     thing = Thing(kind, colour, x, y)
     return ScenePlan(task, (thing,), ask(generator, task), answer, describe(thing))
 
@@ -175,7 +179,7 @@ def render_scene(
     """
     if task == SIGN:
         sign = render_sign(generator, size=size, faces=faces, split=split)
-        nothing = np.zeros((size[0] // 14 * (size[1] // 14), 2), dtype=np.int64)
+        nothing = np.zeros((size[0] // PATCH_PX * (size[1] // PATCH_PX), 2), dtype=np.int64)
         return SceneSample(sign.image, sign.question, sign.word, task, f"sign {sign.word}", nothing)
     plan = plan_scene(generator, task)
     shorter = min(size)
@@ -183,5 +187,5 @@ def render_scene(
     colours = [thing.colour for thing in plan.things]
     style = choose_style(generator, colours, size, radii_px=(min(10, largest), largest), faces=faces)
     image = draw_things(generator, plan.things, style)
-    targets = thing_targets(plan.things, style, size, (size[0] // 14, size[1] // 14))
+    targets = thing_targets(plan.things, style, size, (size[0] // PATCH_PX, size[1] // PATCH_PX))
     return SceneSample(image, plan.question, plan.answer, task, plan.symbolic, targets, plan.things)

@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 from minicpmv.data.worlds.paper import Question
 from minicpmv.data.worlds.questions import ask
-from minicpmv.data.worlds.scenes import RELATIONS, describe, describe_things
+from minicpmv.data.worlds.scenes import NEAR, PLACES, RELATIONS, describe, describe_things
 from minicpmv.data.worlds.scrolling import Passing
 from minicpmv.data.worlds.shapes import DIGITS, SHAPES, Thing
 
@@ -110,6 +110,9 @@ def scene_questions(generator: Generator, things: Sequence[Thing]) -> list[Quest
     if len(things) == 1:
         (thing,) = things
         asked = {"colour": thing.colour, "digit" if thing.kind in DIGITS else "shape": thing.kind}
+        places = [name for name, middle in PLACES.items() if thing.kind in SHAPES and _is_near(thing, middle)]
+        if places:
+            asked["place"] = places[0]
         return [*questions, *(Question(task, ask(generator, task), answer) for task, answer in asked.items())]
     kinds = [thing.kind for thing in things]
     for kind in dict.fromkeys(kinds):
@@ -119,6 +122,10 @@ def scene_questions(generator: Generator, things: Sequence[Thing]) -> list[Quest
             colour = things[kinds.index(kind)].colour
             questions.append(Question("colour_of", ask(generator, "colour_of", shape=kind), colour))
     return questions + _relations(generator, things)
+
+
+def _is_near(thing: Thing, middle: tuple[float, float]) -> bool:
+    return max(abs(thing.x - middle[0]), abs(thing.y - middle[1])) <= NEAR
 
 
 def _relations(generator: Generator, things: Sequence[Thing]) -> list[Question]:

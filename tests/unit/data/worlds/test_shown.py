@@ -30,7 +30,7 @@ def test_a_clip_answers_the_question_that_it_was_drawn_for(task: str) -> None:
             assert plan.answer == "1"
 
 
-@pytest.mark.parametrize("task", ["colour", "shape", "digit", "colour_of", "relation"])
+@pytest.mark.parametrize("task", ["colour", "shape", "digit", "place", "colour_of", "relation"])
 def test_a_picture_answers_the_question_that_it_was_drawn_for(task: str) -> None:
     for seed in range(200):
         generator = np.random.default_rng(seed)
@@ -38,6 +38,18 @@ def test_a_picture_answers_the_question_that_it_was_drawn_for(task: str) -> None
         known = {(asked.task, asked.answer) for asked in scene_questions(generator, plan.things)}
         assert (task, plan.answer) in known
         assert ("describe", plan.symbolic) in known
+
+
+def test_a_place_is_asked_for_only_near_the_middle_of_a_side() -> None:
+    def place(kind: str, x: float, y: float) -> str | None:
+        found = {one.task: one.answer for one in scene_questions(np.random.default_rng(0), [Thing(kind, "red", x, y)])}
+        return found.get("place")
+
+    assert place("star", 0.1, 0.6) == "left"
+    assert place("star", 0.6, 1.0) == "bottom"
+    assert place("star", 0.1, 0.1) is None
+    assert place("star", 0.5, 0.5) is None
+    assert place("7", 0.1, 0.6) is None
 
 
 def test_shapes_are_counted_where_there_are_several() -> None:
