@@ -1,8 +1,7 @@
 """Losses on what is in every patch and every slot, and on where that is, beside the answers.
 
-    characters of a picture -> letters in patches [patches, 3] and in slots [packs, queries, 6]
-    things of a picture     -> colours and kinds in patches [patches, 2]        -> sums of losses
-    any picture             -> places of patches and of what queries looked at
+    model -> watching -> features, tokens, where queries looked
+    those + labels (letters in patches and slots, things in patches) + heads -> sums of losses
 
 A small model learns to read several times faster if its tower and its resampler are told letter by letter what they
 should have seen. The heads that say so come from a run before, or begin blank; they learn beside the model where the
@@ -12,41 +11,31 @@ Source: ours; how far it helps is measured in docs/log.md. Nothing like it is pu
 """
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.random import Generator
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minicpmv.data.sample import Sample
-from minicpmv.data.worlds.glyphs import CharacterBox
-from minicpmv.data.worlds.strips import NUM_CHARACTERS, patch_targets
-from minicpmv.errors import CheckpointError, ShapeContractError
-from minicpmv.messages import Part
+from minicpmv.data.worlds.strips import NUM_CHARACTERS
+from minicpmv.errors import CheckpointError
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.processing.collate import EncodedSample
-from minicpmv.processing.slicing import Size, SlicePlan, slice_boxes
+from minicpmv.model.resampler import ResamplerAttention
+from minicpmv.training.dense_labels import LABELS
 from minicpmv.training.places import PlaceHeads, places_looked_at, places_of_patches
-from minicpmv.training.towers.patch_reading import NUM_COLOURS, NUM_KINDS, SLOTS, UNKNOWN, PatchReader, counted_slots
-from minicpmv.training.towers.reading_slots import PLACES, TOKEN_RMS, SlotCodes, letters_in_slots, slot_scores
+from minicpmv.training.towers.patch_reading import NUM_COLOURS, NUM_KINDS, SLOTS, UNKNOWN, PatchReader
+from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes, slot_scores
 
 FILE = "dense_heads.safetensors"
 """In the folder of a run, beside `model`."""
 
-ASKED = ("letters", "slot_letters", "things", "patch_places", "slot_places")
+ASKED = (*LABELS, "patch_places", "slot_places")
 """What the dense losses are about, in the order of their sums."""
-
-LABELS = ASKED[:3]
-"""What only a world can know."""
 
 
 @dataclass(slots=True)
@@ -59,8 +48,8 @@ class Watched:
     tokens: list[Tensor] = field(default_factory=list)
     """From the resampler, [packs, queries, d_llm] each."""
 
-    shapes: list[tuple[int, int]] = field(default_factory=list)
-    """(rows, columns) of all items."""
+    shapes: list[Sequence[tuple[int, int]]] = field(default_factory=list)
+    """(rows, columns) of the items of each call."""
 
     looked_at: list[Tensor] = field(default_factory=list)
     """Where the heads of each query looked, [packs, queries, heads, 2] each."""
@@ -107,7 +96,7 @@ class DenseHeads(nn.Module):
             things: int64 [patches, 2], likewise of the tower.
         """
         features, tokens = torch.cat(seen.features), torch.cat(seen.tokens)
-        places = places_of_patches(seen.shapes, features.device)
+        places = places_of_patches(list(chain.from_iterable(seen.shapes)), features.device)
         sums = [
             self.patch_loss(features, letters),
             self.slot_loss(tokens, slot_letters),
@@ -164,23 +153,24 @@ def blank_heads(vision_width: int, width: int, seed: int) -> DenseHeads:
 def watching(model: MiniCPMVForConditionalGeneration) -> Iterator[Watched]:
     """What goes through a model's tower and resampler while it is watched."""
     seen = Watched()
+    resampler = model.resampler
 
-    def resampled(_module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> None:
+    def begins(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         features, shapes, *_ = inputs
         seen.features.append(features)
-        seen.shapes.extend(shapes)
-        seen.tokens.append(tokens)
-        places = places_of_patches(shapes, features.device)
-        queries, keys, lengths = attended.pop()
+        seen.shapes.append(shapes)
+
+    def attends(attention: ResamplerAttention, inputs: tuple[Any, ...], _mixed: Tensor) -> None:
+        # In here, while sharded weights are whole.
+        queries, keys, _, lengths, *_ = inputs
+        places = places_of_patches(seen.shapes[-1], keys.device)
         seen.looked_at.append(places_looked_at(attention, queries, keys, lengths, places))
 
-    def attends(_module: nn.Module, inputs: tuple[Any, ...], _mixed: Tensor) -> None:
-        queries, keys, _, lengths, *_ = inputs
-        attended.append((queries, keys, lengths))
-
-    attention = model.resampler.attn
-    attended: list[tuple[Tensor, Tensor, Sequence[int]]] = []
-    hooks = model.resampler.register_forward_hook(resampled), attention.register_forward_hook(attends)
+    hooks = (
+        resampler.register_forward_pre_hook(begins),
+        resampler.attn.register_forward_hook(attends),
+        resampler.register_forward_hook(lambda _module, _inputs, tokens: seen.tokens.append(tokens)),
+    )
     try:
         yield seen
     finally:
@@ -222,115 +212,3 @@ def load_heads(run: Path, vision_width: int, width: int, seed: int = 0) -> Dense
             "dense.rate), or leave the dense losses out with --set dense=null.",
         ) from error
     return heads
-
-
-def picture_size(part: Part) -> Size:
-    """Of a picture that was drawn."""
-    image = getattr(part, "source", None)
-    if not isinstance(image, Image.Image):
-        raise ShapeContractError(
-            "Letters are known of a picture that was not drawn here.", remedy="Leave `characters` empty."
-        )
-    return Size(*image.size)
-
-
-def dense_labels(
-    sample: Sample, encoded: EncodedSample, plan: SlicePlan | None, generator: Generator
-) -> dict[str, NDArray[np.int64]]:
-    """What the tower and the resampler should say about a sample's picture.
-
-    The overview of a picture that is cut into slices shows its letters too small to be read; nothing is asked of it.
-
-    Args:
-        sample: with one picture, whose `characters` are known; otherwise nothing is asked.
-        encoded: the same sample.
-        plan: what the encoder sees of the picture; None where nothing is asked.
-        generator: decides which of the empty places count.
-
-    Returns:
-        `letters` int64 [patches, 3], `slot_letters` int64 [packs, queries, 6] and `things` int64 [patches, 2],
-        `UNKNOWN` where nothing is asked.
-    """
-    patches = sum(int(rows.item_shapes.prod(-1).sum()) for rows in encoded.visuals)
-    packs = sum(rows.num_packs for rows in encoded.visuals)
-    letters = np.full((patches, SLOTS), UNKNOWN, dtype=np.int64)
-    slots = np.full((packs, encoded.slot_length, PLACES), UNKNOWN, dtype=np.int64)
-    labels = {"letters": letters, "slot_letters": slots, "things": things_in_patches(sample, encoded, generator)}
-    if plan is None:
-        return labels
-    starts = np.concatenate([[0], np.cumsum(encoded.visuals[0].item_shapes.prod(-1))])
-    items = list(characters_of_items(sample.characters, picture_size(sample.media[0]), plan))
-    if len(items) != packs or len(encoded.visuals) != 1:
-        raise ShapeContractError(
-            f"{sample.key} has {packs} packs, and its letters lie in {len(items)}.",
-            remedy="Letters are known of samples with one picture only.",
-        )
-    for item, (size, characters) in enumerate(items):
-        if item == 0 and plan.refined is not None:
-            continue
-        in_patches = patch_targets(characters, size.height, size.width)
-        in_slots = letters_in_slots(characters, encoded.slot_length)
-        letters[starts[item] : starts[item + 1]] = np.where(counted_slots(generator, in_patches), in_patches, UNKNOWN)
-        slots[item] = np.where(counted_slots(generator, in_slots), in_slots, UNKNOWN)
-    return labels
-
-
-def things_in_patches(sample: Sample, encoded: EncodedSample, generator: Generator) -> NDArray[np.int64]:
-    """The colours and kinds of a sample's things where the encoder cuts its pictures as its world did.
-
-    Args:
-        sample: whose `things` are known; otherwise nothing is asked.
-        encoded: the same sample.
-        generator: decides which of the empty patches count.
-
-    Returns:
-        int64 [patches, 2], `UNKNOWN` where nothing is asked.
-    """
-    shapes = [tuple(shape) for rows in encoded.visuals for shape in rows.item_shapes.tolist()]
-    things = sample.things
-    if things is None or shapes != [things.shape[1:3]] * len(things):
-        return np.full((sum(rows * columns for rows, columns in shapes), 2), UNKNOWN, dtype=np.int64)
-    known = things.reshape(-1, 2)
-    return np.where(counted_slots(generator, known[:, :1]), known, UNKNOWN)
-
-
-def characters_of_items(
-    characters: Sequence[CharacterBox], size: Size, plan: SlicePlan
-) -> Iterator[tuple[Size, list[CharacterBox]]]:
-    """The boxes of a picture in px of its overview and of each of its slices; others lie outside.
-
-    Args:
-        characters: boxes in px of the picture.
-        size: of the picture.
-        plan: what the encoder sees of it.
-    """
-    yield plan.overview, _moved(characters, size, plan.overview, 0, 0)
-    if plan.refined is None or plan.slice_size is None:
-        return
-    for left, top, _, _ in slice_boxes(plan):
-        yield plan.slice_size, _moved(characters, size, plan.refined, left, top)
-
-
-def _moved(characters: Sequence[CharacterBox], size: Size, refined: Size, left: int, top: int) -> list[CharacterBox]:
-    x, y = refined.width / size.width, refined.height / size.height
-    return [
-        CharacterBox(char, x0 * x - left, y0 * y - top, x1 * x - left, y1 * y - top)
-        for char, x0, y0, x1, y1 in characters
-    ]
-
-
-def counts_of(labels: Sequence[Mapping[str, NDArray[np.int64]]]) -> Counter[str]:
-    """How many letters and things are asked of the tower and of the resampler, and how many places."""
-    counts = Counter({name: sum(int((label[name] != UNKNOWN).sum()) for label in labels) for name in LABELS})
-    counts["patch_places"] = sum(len(label["letters"]) for label in labels)
-    counts["slot_places"] = sum(label["slot_letters"][..., 0].size for label in labels)
-    return counts
-
-
-def collate_labels(labels: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Tensor]:
-    """Labels of several samples in the order of their patches and packs; empty without any."""
-    return {
-        name: torch.from_numpy(np.concatenate([label[name] for label in labels]))
-        for name in LABELS
-        if sum(len(label[name]) for label in labels)
-    }

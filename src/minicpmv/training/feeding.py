@@ -29,7 +29,7 @@ from minicpmv.messages import Message, VideoPart
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
-from minicpmv.training.dense import collate_labels, counts_of, dense_labels, picture_size
+from minicpmv.training.dense_labels import collate_labels, counts_of, dense_labels, picture_size
 from minicpmv.training.recipe import MediaRecipe, TrainingRecipe
 
 LOOKING = 1

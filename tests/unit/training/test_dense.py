@@ -18,15 +18,8 @@ from minicpmv.messages import ImagePart, Message, TextPart
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
 from minicpmv.recipes.loader import load_stage
-from minicpmv.training.dense import (
-    DenseHeads,
-    blank_heads,
-    dense_labels,
-    load_heads,
-    picture_size,
-    save_heads,
-    things_in_patches,
-)
+from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_heads
+from minicpmv.training.dense_labels import dense_labels, picture_size, things_in_patches
 from minicpmv.training.feeding import Share, load_step, recipe_mixture
 from minicpmv.training.towers.patch_reading import UNKNOWN, PatchReader
 from minicpmv.training.towers.reading_slots import SlotCodes, letters_in_slots
