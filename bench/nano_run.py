@@ -25,7 +25,7 @@ from minicpmv.generation.loading import load
 from minicpmv.recipes.loader import ChainRecipe, load_recipe
 
 READ = ("lines.held_out_font", "pages.receipt", "pages.form", "pages.table")
-SHOWN = ("lines", "pages", "questions", "damaged", "clips", "order", "reasoning", "text")
+SHOWN = ("lines", "pages", "questions", "damaged", "scenes", "clips", "order", "moving", "reasoning", "text")
 """Sources whose losses are shown, by the first part of their names."""
 
 POINTS = 200
