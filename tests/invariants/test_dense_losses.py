@@ -133,6 +133,8 @@ def test_dense_losses_are_the_same_on_two_processes(sharding: str, heads: str, t
         folder = towers.with_name(f"processes-{number}-{sharding}")
         finish(start(number, folder, *dense, *((f"sharding={sharding}",) if number > 1 else ())))
         numbers[number] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    one_heads, two_heads = (heads_of(towers.with_name(f"processes-{number}-{sharding}")) for number in (1, 2))
+    assert distance(one_heads, two_heads) < WEIGHT
     for one, two in zip(numbers[1], numbers[2], strict=True):
         for name in ("loss", *NAMES):
             assert two[name] == pytest.approx(one[name], rel=10 * LOSS)

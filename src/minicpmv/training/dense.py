@@ -11,7 +11,7 @@ Source: ours; how far it helps is measured in docs/log.md. Nothing like it is pu
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -179,11 +179,23 @@ def watching(model: MiniCPMVForConditionalGeneration) -> Iterator[Watched]:
 
 
 def save_heads(reader: PatchReader, codes: SlotCodes, folder: Path, places: PlaceHeads | None = None) -> None:
-    """Keep the heads of a finished run; the towers have none of places."""
+    """Keep the heads of a finished run; the towers have none of places.
+
+    Args:
+        reader: the tower's heads.
+        codes: the resampler's.
+        folder: of the run.
+        places: heads of places.
+    """
     parts: dict[str, nn.Module | None] = {"reader": reader, "codes": codes, "places": places}
     weights = {
         f"{part}.{name}": tensor for part, head in parts.items() if head for name, tensor in head.state_dict().items()
     }
+    write_heads(weights, folder)
+
+
+def write_heads(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Keep heads whose weights are whole, under the names that they have in `DenseHeads`."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / FILE)
 
 

@@ -21,7 +21,7 @@ from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training import checkpoint
 from minicpmv.training.checkpoint import Checkpoints, Progress, load_progress, refuse_another_run
-from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_heads
+from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, write_heads
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.optim import Optimisers, build_optimiser
 from minicpmv.training.recipe import TrainingRecipe, origin_of
@@ -211,11 +211,15 @@ def write_stage_sheet(stage: Stage, progress: Progress) -> None:
 def write_results(stage: Stage) -> None:
     """The finished model as a folder that everybody can load; adapters also by themselves."""
     model = stage.model
-    weights = gathered(model) if stage.shards > 1 else None
+    is_sharded = stage.shards > 1
+    weights = gathered(model) if is_sharded else None
+    heads = None
+    if stage.heads is not None:
+        heads = gathered(stage.heads) if is_sharded else stage.heads.state_dict()
     if not stage.accelerator.is_main_process:
         return
-    if stage.heads is not None:
-        save_heads(stage.heads.reader, stage.heads.codes, stage.folder, stage.heads.places)
+    if heads is not None:
+        write_heads(heads, stage.folder)
     if stage.recipe.lora is not None:
         adapted: Any = stage.trainable.module
         adapted.save_pretrained(stage.folder / "adapter")
