@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from minicpmv.data.sources import SourceRecipe
 from minicpmv.training.dense import FILE, blank_heads, save_heads
 from minicpmv.training.recipe import DenseRecipe, LoraRecipe, RowsRecipe, TrainingRecipe
-from minicpmv.training.towers.patch_reading import PatchReader
-from minicpmv.training.towers.reading_slots import SlotCodes
 from tests.invariants.training_runs import LOSS, WEIGHT, carried_out, distance, finish, finished, same, start
 
 NAMES = ("letters_in_patches", "letters_in_slots", "things_in_patches", "places_of_patches", "places_of_slots")
@@ -25,9 +23,8 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of towers that has left heads for the bundled model's widths."""
     folder = tmp_path_factory.mktemp("runs") / "towers"
     folder.mkdir()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_heads(PatchReader(192), SlotCodes(256, 0.05), folder)
+    heads = blank_heads(192, 256, 0)
+    save_heads(heads.reader, heads.codes, heads.places, folder)
     return folder
 
 

@@ -178,19 +178,17 @@ def watching(model: MiniCPMVForConditionalGeneration) -> Iterator[Watched]:
             hook.remove()
 
 
-def save_heads(reader: PatchReader, codes: SlotCodes, folder: Path, places: PlaceHeads | None = None) -> None:
-    """Keep the heads of a finished run; the towers have none of places.
+def save_heads(reader: PatchReader, codes: SlotCodes, places: PlaceHeads, folder: Path) -> None:
+    """Keep the heads of a finished run.
 
     Args:
         reader: the tower's heads.
         codes: the resampler's.
+        places: of both.
         folder: of the run.
-        places: heads of places.
     """
-    parts: dict[str, nn.Module | None] = {"reader": reader, "codes": codes, "places": places}
-    weights = {
-        f"{part}.{name}": tensor for part, head in parts.items() if head for name, tensor in head.state_dict().items()
-    }
+    parts: dict[str, nn.Module] = {"reader": reader, "codes": codes, "places": places}
+    weights = {f"{part}.{name}": tensor for part, head in parts.items() for name, tensor in head.state_dict().items()}
     write_heads(weights, folder)
 
 
@@ -199,23 +197,20 @@ def write_heads(weights: Mapping[str, Tensor], folder: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / FILE)
 
 
-def load_heads(run: Path, vision_width: int, width: int, seed: int = 0) -> DenseHeads:
-    """The heads that a run has left; those of places are blank where it has none.
+def load_heads(run: Path, vision_width: int, width: int) -> DenseHeads:
+    """The heads that a run has left.
 
     Args:
         run: its folder.
         vision_width: d_vision.
         width: d_llm.
-        seed: of blank heads.
 
     Raises:
         CheckpointError: there are none, or they belong to another model.
     """
-    heads = blank_heads(vision_width, width, seed)
+    heads = blank_heads(vision_width, width, seed=0)
     try:
-        weights = load_file(run / FILE)
-        blank = {f"places.{name}": weight for name, weight in heads.places.state_dict().items()}
-        heads.load_state_dict(blank | weights)
+        heads.load_state_dict(load_file(run / FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(

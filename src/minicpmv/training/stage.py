@@ -160,7 +160,7 @@ def _dense_heads(recipe: TrainingRecipe, folder: Path, model: MiniCPMVForConditi
     if recipe.dense.heads is None:
         heads = blank_heads(*widths, recipe.seed)
     else:
-        heads = load_heads(folder.absolute().parent / recipe.dense.heads, *widths, recipe.seed)
+        heads = load_heads(folder.absolute().parent / recipe.dense.heads, *widths)
     if recipe.dense.rate:
         heads.learn(things=recipe.dense.things > 0, places=recipe.dense.places > 0)
     return heads

@@ -19,6 +19,8 @@ from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, LineSample, 
 from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
+from minicpmv.training.dense import watching
+from minicpmv.training.places import places_of_patches
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
 from minicpmv.training.towers.reading_slots import letters_in_slots, slot_loss, slot_tensors
@@ -93,19 +95,37 @@ class ReadPatches:
         return batch
 
     def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Dense reading loss of the tower, and of the resampler if the stage asks for it."""
+        """Dense losses of the tower, and of the resampler if the stage asks for them."""
         shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
         features = learner.model.vpm(batch["pixel_values"], shapes)
         loss, numbers = patch_reading_loss(learner.patch_reader, features, batch)
+        if self.stage.place_loss:
+            places = places_of_patches(shapes, features.device)
+            misplaced = learner.place_heads.patch_loss(features, places) / len(places)
+            loss = loss + self.stage.place_loss * misplaced
+            numbers["patch_places"] = misplaced.item()
         if "letters" not in batch:
             return loss, numbers
+        of_tokens, more = self._loss_of_tokens(learner, batch, features, shapes)
+        return loss + of_tokens, numbers | more
+
+    def _loss_of_tokens(
+        self, learner: Learner, batch: Batch, features: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Which letters the resampler's tokens say, and where its queries have looked."""
         attention = learner.model.config.vision_config._attn_implementation
         no_times = torch.full((len(shapes),), -1, device=features.device)
-        # Detached: a resampler that knows nothing yet should not tell the tower what to see.
-        tokens = learner.model.resampler(features.detach(), shapes, range(len(shapes)), no_times, attention)
+        with watching(learner.model) as seen:
+            # Detached: a resampler that knows nothing yet should not tell the tower what to see.
+            tokens = learner.model.resampler(features.detach(), shapes, range(len(shapes)), no_times, attention)
         codes = learner.slot_codes.codes.weight
         missed, right = slot_loss(tokens[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
-        return loss + self.stage.slot_loss * missed, {**numbers, "slot_loss": missed.item(), "slot_letters": right}
+        loss, numbers = self.stage.slot_loss * missed, {"slot_loss": missed.item(), "slot_letters": right}
+        if self.stage.place_loss:
+            misplaced = learner.place_heads.slot_loss(tokens, seen.looked_at[0]) / tokens[..., 0].numel()
+            loss = loss + self.stage.place_loss * misplaced
+            numbers["slot_places"] = misplaced.item()
+        return loss, numbers
 
 
 def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":

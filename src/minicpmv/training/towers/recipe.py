@@ -14,8 +14,8 @@ from minicpmv.training.optim import OptimiserRecipe
 from minicpmv.training.schedule import Schedule
 
 Objective = Literal["patches", "answers"]
-PARTS = ("llm", "resampler", "vpm", "patch_reader", "slot_codes")
-"""What may be trained. `patch_reader`, the dense reading head, and `slot_codes` are not part of the finished model."""
+PARTS = ("llm", "resampler", "vpm", "patch_reader", "slot_codes", "place_heads")
+"""What may be trained. The last three only help to train; they are not part of the finished model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +72,9 @@ class StageRecipe:
     slot_loss: float = 0.0
     """Weight of the resampler's dense reading loss beside the answers."""
 
+    place_loss: float = 0.0
+    """Weight of the loss on where patches lie, and on where queries look if the resampler learns too (`patches`)."""
+
     @property
     def schedule(self) -> Schedule:
         """Warm up, stay, come down to nothing."""
@@ -93,6 +96,11 @@ class StageRecipe:
             )
         if self.muon < 0:
             raise SettingsError(f"Stage {self.name!r} has muon {self.muon}.", remedy="Use 0, or a factor such as 3.")
+        if self.place_loss < 0 or (self.place_loss and self.objective != "patches"):
+            raise SettingsError(
+                f"Stage {self.name!r} ({self.objective}) has place_loss {self.place_loss}.",
+                remedy="Use 0, or a positive weight in a stage whose objective is patches.",
+            )
         if not self.worlds or min(self.worlds.values()) <= 0:
             raise SettingsError(
                 f"Stage {self.name!r} has no worlds with a positive weight.", remedy="Name at least one."

@@ -24,6 +24,7 @@ from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.dense import save_heads
 from minicpmv.training.model_folder import build_processor, write_model_folder
+from minicpmv.training.places import PlaceHeads
 from minicpmv.training.run_folder import find_checkpoint, only_one, write_text
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
@@ -45,7 +46,8 @@ def build_learner(recipe: TowersRecipe) -> Learner:
         torch.manual_seed(recipe.seed + 1)
         head = PatchReader(model.config.vision_config.hidden_size)
         codes = SlotCodes(model.config.text_config.hidden_size, TOKEN_RMS)
-    return Learner(model, head, codes)
+        places = PlaceHeads(model.config.vision_config.hidden_size, model.config.text_config.hidden_size)
+    return Learner(model, head, codes, places)
 
 
 def build_model(recipe: TowersRecipe) -> MiniCPMVForConditionalGeneration:
@@ -106,7 +108,7 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, 
     if position.stage == len(recipe.stages):
         clips = MiniCPMVVideoProcessor(**asdict(recipe.clips))
         processor = build_processor(learner.model, tokenizer, clips)
-        save_heads(learner.patch_reader, learner.slot_codes, folder)
+        save_heads(learner.patch_reader, learner.slot_codes, learner.place_heads, folder)
         write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
     return position
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.errors import SettingsError
 from minicpmv.recipes.loader import load_towers
 from minicpmv.training.towers.objectives import READABLE, ReadPatches
 from minicpmv.training.towers.reading_slots import PLACES
@@ -21,8 +22,9 @@ def recipe() -> TowersRecipe:
     return load_towers(TOY, [])
 
 
-def objective_of(recipe: TowersRecipe, slot_loss: float, num_queries: int = 64) -> ReadPatches:
-    changed = load_towers(TOY, [f"stages.0.slot_loss={slot_loss}", "stages.0.batch=12"])
+def objective_of(recipe: TowersRecipe, slot_loss: float, num_queries: int = 64, place_loss: float = 0.0) -> ReadPatches:
+    settings = [f"stages.0.slot_loss={slot_loss}", f"stages.0.place_loss={place_loss}", "stages.0.batch=12"]
+    changed = load_towers(TOY, settings)
     return ReadPatches(changed.stages[0], recipe.seed, 0, find_faces("train", system=False), num_queries)
 
 
@@ -64,6 +66,30 @@ def test_the_slot_loss_reaches_resampler_and_tower(recipe: TowersRecipe, slot_lo
     assert ("slot_letters" in numbers) == bool(slot_loss)
     if slot_loss:
         assert loss.item() == pytest.approx(numbers["patch_loss"] + slot_loss * numbers["slot_loss"], rel=1e-4)
+
+
+def test_places_teach_the_tower_and_where_queries_look_the_resampler(recipe: TowersRecipe) -> None:
+    learner = build_learner(recipe)
+    num_queries = learner.model.config.query_num
+    without, _ = objective_of(recipe, 1.0, num_queries).loss(learner, objective_of(recipe, 1.0, num_queries).batch(1))
+    objective = objective_of(recipe, 1.0, num_queries, place_loss=3.0)
+    loss, numbers = objective.loss(learner, objective.batch(1))
+    added = 3.0 * (numbers["patch_places"] + numbers["slot_places"])
+    assert loss.item() == pytest.approx(without.item() + added, rel=1e-4)
+    loss.backward()
+    assert all(p.grad is not None for p in learner.place_heads.parameters())
+    # A query's place is told by its token: the tower learns its own places only.
+    alone = objective_of(recipe, 0.0, num_queries, place_loss=1.0)
+    _, numbers = alone.loss(learner, alone.batch(1))
+    assert "patch_places" in numbers
+    assert "slot_places" not in numbers
+
+
+@pytest.mark.parametrize("place_loss", ["-1.0", "1.0"])
+def test_places_are_for_stages_of_patches(place_loss: str) -> None:
+    index = next(i for i, stage in enumerate(load_towers(TOY, []).stages) if stage.objective == "answers")
+    with pytest.raises(SettingsError, match=f"has place_loss {place_loss}"):
+        load_towers(TOY, [f"stages.{index}.place_loss={place_loss}"])
 
 
 @pytest.mark.parametrize("world", sorted(READABLE))
