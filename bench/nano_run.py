@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,19 +86,26 @@ def wrong_characters(model: Path, samples: int) -> tuple[float, float]:
     return lines, sum(pages) / len(pages)
 
 
+def bundled_chain() -> Sequence[str]:
+    """The stages of `minicpmv train nano`."""
+    chain = load_recipe("nano")
+    assert isinstance(chain, ChainRecipe)
+    return chain.chain
+
+
 def main() -> None:
     """Draw the chart and keep its numbers beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/nano-run.svg"))
     parser.add_argument("--samples", type=int, default=60, help="questions per task and stage")
+    parser.add_argument("--stages", help="folders in the order of the run, with commas; those of `nano` without it")
     arguments = parser.parse_args()
-    chain = load_recipe("nano")
-    assert isinstance(chain, ChainRecipe)
+    stages = arguments.stages.split(",") if arguments.stages else bundled_chain()
     begins, table = 0.0, []
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.5), sharex=True, height_ratios=(2, 1))
     colours = dict(zip(SHOWN, mpl.colormaps["tab10"].colors, strict=False))
-    for name in chain.chain:
+    for name in stages:
         folder = arguments.runs / name
         if not (folder / "model").is_dir():
             print(f"{name:<16}not in {arguments.runs}")

@@ -24,6 +24,6 @@ if __name__ == "__main__":
         raise SystemExit("The words are in the training vocabulary; choose others.")
     face = next(face for face in find_faces("held_out", system=False) if face.style == "Book")
     write_sign(HERE / "sign.png", SIGN, seed=19, face=face)
-    write_label(HERE / "note.pdf", LABEL, size_pt=(28, 112), font_size_pt=12)
+    write_label(HERE / "note.pdf", LABEL, size_pt=(28, 112), font_size_pt=15)
     clip = write_clip_example(HERE / "clip.mp4", task="colour_first", seed=8, frame_rate=3)
     print(f"sign.png ({face.family} {face.style}): {SIGN}\nnote.pdf: {LABEL}\nclip.mp4: {clip.question} {clip.answer}")

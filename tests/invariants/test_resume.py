@@ -170,9 +170,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
     recipe: TowersRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
-    with pytest.raises(TrainingError, match=r"gradient norm nan.* kept in .*step-0\.safetensors"):
+    with pytest.raises(TrainingError, match=r"gradient norm nan.* kept in .*step-0-rank-0\.safetensors"):
         train(recipe, tmp_path, reporter=Diary(), device="cpu")
-    assert load_file(tmp_path / "step-0.safetensors")
+    assert load_file(tmp_path / "step-0-rank-0.safetensors")
 
 
 def test_the_log_of_a_run_is_readable_by_line(uninterrupted: Finished) -> None:

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from minicpmv.generation.loading import Loaded
 
 NANO_NOTICE = """\
-note: this is the bundled nano model, {millions:.1f} million parameters. It names the first, last or only colour in
-note: a short clip, reads short printed lines with one wrong character in ten, and guesses at most of a page. For
-note: real use add the option --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name a local folder."""
+note: this is the bundled nano model, {millions:.1f} million parameters. It knows colours, shapes and places in
+note: pictures and short clips, reads short printed lines with one wrong character in fourteen, and guesses at
+note: most of a page. For real use add the option --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name
+note: a local folder."""
 
 
 def open_assistant(run: "ModelFlags") -> "Assistant":

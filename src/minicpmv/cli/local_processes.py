@@ -69,6 +69,19 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
     raise typer.Exit(code if code > 0 else 1)
 
 
+def is_first() -> bool:
+    """Whether this process speaks for all that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_the_others() -> None:
+    """End the group of processes, if there is one."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _as_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 

@@ -63,7 +63,6 @@ def train(  # noqa: PLR0913 - one option each
     from minicpmv.recipes.loader import ChainRecipe, load_members, load_recipe
     from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.recipe import TrainingRecipe
-    from minicpmv.training.towers.recipe import TowersRecipe
 
     for option, number in {
         "--threads": threads,
@@ -94,9 +93,9 @@ def train(  # noqa: PLR0913 - one option each
         if threads is not None:
             torch.set_num_threads(threads)
         place = str(checked_device(device))
-    if isinstance(recipe, ChainRecipe | JoinRecipe | TowersRecipe) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if isinstance(recipe, ChainRecipe | JoinRecipe) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(
-            f"{name} is more than a stage and cannot be started in several processes at once.",
+            f"{name} cannot be started in several processes at once.",
             remedy="Start it once, with --processes, or start its stages one by one.",
         )
     run = Run(

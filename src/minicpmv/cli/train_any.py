@@ -12,6 +12,7 @@ from minicpmv.cli.console import say, working
 if TYPE_CHECKING:
     from minicpmv.recipes.loader import SingleRecipe
     from minicpmv.training.recipe import TrainingRecipe
+    from minicpmv.training.towers.recipe import TowersRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,37 @@ def carry_out(recipe: "SingleRecipe", folder: Path, run: Run) -> None:
         with working(f"joining {recipe.llm} and {recipe.vpm}"):
             home = join_parts(recipe, folder)
         print(home)
+        return
+    recipe = _as_run(recipe, run)
+    if run.processes > 1:
+        _carry_out_together(recipe, folder, run)
     elif isinstance(recipe, TowersRecipe):
-        from minicpmv.cli.train_towers import run_towers, tiny_towers
+        from minicpmv.cli.train_towers import run_towers
 
-        run_towers(tiny_towers(recipe) if run.tiny else recipe, folder, run.place, run.max_seconds)
+        run_towers(recipe, folder, run.place, run.max_seconds)
     else:
-        from minicpmv.cli.train_stage import run_stage, tiny_stage
+        from minicpmv.cli.train_stage import run_stage
 
-        recipe = tiny_stage(recipe) if run.tiny else recipe
-        if run.processes > 1:
-            _carry_out_together(recipe, folder, run)
-        else:
-            run_stage(recipe, folder, run.device, run.max_seconds)
+        run_stage(recipe, folder, run.device, run.max_seconds)
 
 
-def _carry_out_together(recipe: "TrainingRecipe", folder: Path, run: Run) -> None:
-    """One stage by several processes, which read the recipe as it is now."""
+def _as_run(recipe: "TowersRecipe | TrainingRecipe", run: Run) -> "TowersRecipe | TrainingRecipe":
+    """A recipe, or two small steps of it."""
+    from minicpmv.training.towers.recipe import TowersRecipe
+
+    if not run.tiny:
+        return recipe
+    if isinstance(recipe, TowersRecipe):
+        from minicpmv.cli.train_towers import tiny_towers
+
+        return tiny_towers(recipe)
+    from minicpmv.cli.train_stage import tiny_stage
+
+    return tiny_stage(recipe)
+
+
+def _carry_out_together(recipe: "TowersRecipe | TrainingRecipe", folder: Path, run: Run) -> None:
+    """Towers or a stage by several processes, which read the recipe as it is now."""
     import math
 
     from minicpmv.cli.local_processes import train_together
@@ -94,13 +110,14 @@ def describe(recipe: "SingleRecipe", folder: Path, run: Run) -> str:
             f"{recipe.name}: language model {recipe.llm}, tower {recipe.vpm}, tokenizer of {recipe.processor}, a blank "
             f"resampler; sizes of {recipe.preset}"
         )
+    recipe = _as_run(recipe, run)
     if isinstance(recipe, TowersRecipe):
-        from minicpmv.cli.train_towers import describe_towers, tiny_towers
+        from minicpmv.cli.train_towers import describe_towers
 
-        return describe_towers(tiny_towers(recipe) if run.tiny else recipe)
-    from minicpmv.cli.train_stage import describe_stage, tiny_stage
+        return describe_towers(recipe)
+    from minicpmv.cli.train_stage import describe_stage
 
-    return describe_stage(tiny_stage(recipe) if run.tiny else recipe, folder, run.gpus)
+    return describe_stage(recipe, folder, run.gpus)
 
 
 def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: Run) -> None:
@@ -130,16 +147,9 @@ def _as_asked(recipe: "SingleRecipe", home: Path, run: Run) -> bool:
     """Whether a finished run was carried out by this very recipe."""
     from minicpmv.settings import dump_settings
     from minicpmv.training.joining import JoinRecipe
-    from minicpmv.training.towers.recipe import TowersRecipe
 
-    if isinstance(recipe, TowersRecipe):
-        from minicpmv.cli.train_towers import tiny_towers
-
-        recipe = tiny_towers(recipe) if run.tiny else recipe
-    elif not isinstance(recipe, JoinRecipe):
-        from minicpmv.cli.train_stage import tiny_stage
-
-        recipe = tiny_stage(recipe) if run.tiny else recipe
+    if not isinstance(recipe, JoinRecipe):
+        recipe = _as_run(recipe, run)
     kept = home / "recipe.yaml"
     return not kept.is_file() or kept.read_text(encoding="utf-8") == dump_settings(recipe)
 

@@ -1,7 +1,6 @@
 """`minicpmv train` for one stage that goes on from a model: fine-tuning, pre-training."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.console import say, working
+from minicpmv.cli.local_processes import is_first, leave_the_others
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     from minicpmv.training.run_folder import find_checkpoint
 
     hint = "The same command goes on from there."
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
+    speaks = is_first()
     try:
         with StageProgress(recipe) as progress:
             done = train_stage(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
@@ -124,7 +124,7 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
         step = load_progress(saved).step if saved else 0
         say(f"Interrupted. {folder} holds step {step} of {recipe.schedule.steps}. {hint}")
         raise
-    _leave_the_others()
+    leave_the_others()
     if not speaks:
         return
     if done.step < recipe.schedule.steps:
@@ -135,14 +135,6 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     home = folder / "model"
     say(f"Done after {done.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}")
     print(home)
-
-
-def _leave_the_others() -> None:
-    """End the group of processes, if there is one."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.console import say
+from minicpmv.cli.local_processes import is_first, leave_the_others
 
 if TYPE_CHECKING:
     from minicpmv.training.towers.recipe import TowersRecipe
@@ -15,13 +16,19 @@ def run_towers(recipe: "TowersRecipe", folder: Path, device: str, max_seconds: f
     from minicpmv.cli.training_progress import TrainingProgress
     from minicpmv.training.towers.run import train as carry_out
 
-    _tell_start(recipe, folder)
+    speaks = is_first()
+    if speaks:
+        _tell_start(recipe, folder)
     try:
         with TrainingProgress(recipe) as progress:
             position = carry_out(recipe, folder, reporter=progress, device=device, max_seconds=max_seconds)
     except KeyboardInterrupt:
-        say(f"Interrupted. {_resume_hint(recipe, folder)}")
+        if speaks:
+            say(f"Interrupted. {_resume_hint(recipe, folder)}")
         raise
+    leave_the_others()
+    if not speaks:
+        return
     if position.stage < len(recipe.stages):
         say(f"Time is up. {_resume_hint(recipe, folder)}")
         return

@@ -26,7 +26,6 @@ from minicpmv.data.worlds.strips import NUM_CHARACTERS
 from minicpmv.errors import CheckpointError
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.resampler import ResamplerAttention
-from minicpmv.training.dense_labels import LABELS
 from minicpmv.training.places import PlaceHeads, places_looked_at, places_of_patches
 from minicpmv.training.towers.patch_reading import NUM_COLOURS, NUM_KINDS, SLOTS, UNKNOWN, PatchReader
 from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes, slot_scores
@@ -34,8 +33,14 @@ from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes, slot_sc
 FILE = "dense_heads.safetensors"
 """In the folder of a run, beside `model`."""
 
-ASKED = (*LABELS, "patch_places", "slot_places")
-"""What the dense losses are about, in the order of their sums."""
+ASKED = {
+    "letters": "letters_in_patches",
+    "slot_letters": "letters_in_slots",
+    "things": "things_in_patches",
+    "patch_places": "places_of_patches",
+    "slot_places": "places_of_slots",
+}
+"""What the dense losses are about, in the order of their sums, and the names of these in the metrics."""
 
 
 @dataclass(slots=True)

@@ -40,9 +40,6 @@ from minicpmv.training.stage import Stage, open_stage, write_results, write_stag
 from minicpmv.training.towers.patch_reading import FEW_LABELS
 from minicpmv.training.trainable import autocast
 
-_DENSE_NAMES = ("letters_in_patches", "letters_in_slots", "things_in_patches", "places_of_patches", "places_of_slots")
-"""Of the dense losses in the metrics, as `dense.ASKED`."""
-
 _JUDGED = 50
 """Samples after which the share of flawed ones is taken seriously."""
 
@@ -212,7 +209,7 @@ def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str,
     told = {}
     if recipe.dense is not None:
         means = (accelerator.reduce(dense_sums, "sum") / asked).tolist()
-        told = dict(zip(_DENSE_NAMES, means, strict=True))
+        told = dict(zip(ASKED.values(), means, strict=True))
     by_source = {
         f"loss/{name}": float(sums[0, index] / sums[1, index]) for index, name in enumerate(sources) if sums[1, index]
     }

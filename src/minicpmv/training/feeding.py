@@ -43,6 +43,10 @@ class Share:
     rank: int = 0
     world: int = 1
 
+    def of(self, number: int) -> int:
+        """How many of `number` samples these are."""
+        return len(range(self.rank, number, self.world))
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -30,8 +30,9 @@ from minicpmv.processing.packing import FrameGroup, order_items, plan_groups
 from minicpmv.processing.patches import patchify_all
 from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
+from minicpmv.training.feeding import Share
 from minicpmv.training.towers.learner import Learner
-from minicpmv.training.towers.objectives import Batch, lettered_lines, split_counts, step_generator
+from minicpmv.training.towers.objectives import ALONE, Batch, lettered_lines, split_counts, step_generator
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
 from minicpmv.training.towers.reading_slots import slot_loss, slot_tensors
 from minicpmv.training.towers.recipe import StageRecipe
@@ -81,12 +82,13 @@ class AnswerQuestions:
     encoder: PieceEncoder
     pad_id: int
     resolution: int
+    share: Share = ALONE
 
     def batch(self, step: int) -> Batch:
         """A padded token batch with the ragged visual input."""
-        generator = step_generator(self.seed, self.index, step)
+        generator = step_generator(self.seed, self.index, step, self.share)
         exchanges: list[Exchange] = []
-        for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
+        for world, count in split_counts(generator, self.stage.worlds, self.share.of(self.stage.batch)).items():
             exchanges += WORLDS[world](generator, self.faces, count, self.encoder.slot_length)
         return collate(exchanges, self.encoder, self.pad_id, self.resolution, generator)
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
 from minicpmv.training.run_folder import find_checkpoint, not_finite
 from minicpmv.training.towers import runstate
+from minicpmv.training.towers.company import Company
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.objectives import Batch, Objective
 from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
@@ -47,7 +48,7 @@ class Run:
     folder: Path
     learner: Learner
     objectives: Mapping[str, Objective]
-    device: torch.device
+    company: Company
     reporter: Reporter
     deadline: float = math.inf
     """`time.monotonic()` value at which to save and stop."""
@@ -89,11 +90,12 @@ def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
         runstate.load_optimiser(checkpoint, trainable, optimiser)
     for part, module in run.learner.parts.items():
         module.train(part in stage.rates)
-    run.reporter.stage(stage, position.step)
+    if run.company.is_first:
+        run.reporter.stage(stage, position.step)
     objective, schedule = run.objectives[stage.name], stage.schedule
     began = saved = time.monotonic()
     spent = position.seconds
-    for step, batch in _batches(objective, range(position.step, stage.steps), run.device):
+    for step, batch in _batches(objective, range(position.step, stage.steps), run.company.device):
         factor = schedule.factor(step)
         set_rates(optimiser, factor)
         numbers = _update(run, objective, batch, trainable, optimiser, step)
@@ -101,13 +103,14 @@ def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
         position = replace(position, step=step + 1, seconds=spent + now - began)
         _report(run, stage, position, {**numbers, "rate": factor})
         last = step + 1 == stage.steps
-        if last or now - saved > run.recipe.save_every_s or now > run.deadline:
+        over = run.company.agreed(now > run.deadline)
+        if run.company.is_first and (last or over or now - saved > run.recipe.save_every_s):
             done = Position(position.stage + 1, 0, position.seconds) if last else position
             runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
             if last:
                 runstate.keep_stage(run.folder, stage.name)
             saved = now
-        if now > run.deadline and not last:
+        if over and not last:
             break
     return position
 
@@ -121,13 +124,15 @@ def _update(
     step: int,
 ) -> dict[str, float]:
     """One optimiser step."""
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
+    with torch.autocast(run.company.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
         loss, numbers = objective.loss(run.learner, batch)
     loss.backward()
+    run.company.average(trainable.values())
     norm = torch.nn.utils.clip_grad_norm_(list(trainable.values()), run.recipe.optimiser.clip_norm)
     if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        raise not_finite(run.folder / f"step-{step}.safetensors", step, loss.item(), norm.item(), tensors)
+        kept = run.folder / f"step-{step}-rank-{run.company.share.rank}.safetensors"
+        raise not_finite(kept, step, loss.item(), norm.item(), tensors)
     optimiser.step()
     optimiser.zero_grad()
     return {"loss": loss.item(), "norm": norm.item(), **numbers}
@@ -143,6 +148,8 @@ def _batches(objective: Objective, steps: range, device: torch.device) -> Iterat
 
 
 def _report(run: Run, stage: StageRecipe, position: Position, numbers: Mapping[str, float]) -> None:
+    if not run.company.is_first:
+        return
     run.reporter.step(position.step, numbers)
     if position.step % 20 and position.step != stage.steps:
         return

@@ -20,6 +20,7 @@ from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.processing.patches import patchify_all
 from minicpmv.training.dense import watching
+from minicpmv.training.feeding import Share
 from minicpmv.training.places import places_of_patches
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
@@ -28,12 +29,15 @@ from minicpmv.training.towers.recipe import StageRecipe
 
 Batch = dict[str, Any]
 
+ALONE = Share()
+"""The only process draws whole batches."""
+
 
 class Objective(Protocol):
     """One stage's data and loss."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step, a pure function of seed, stage and step."""
+        """A process's share of the batch of one step, a pure function of seed, stage, step and share."""
         ...
 
     def loss(self, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -41,9 +45,11 @@ class Objective(Protocol):
         ...
 
 
-def step_generator(seed: int, stage: int, step: int) -> Generator:
-    """The only source of randomness of a batch."""
-    return np.random.default_rng([seed, stage, step])
+def step_generator(seed: int, stage: int, step: int, share: Share = ALONE) -> Generator:
+    """The only source of randomness of a batch, or of a process's share of it."""
+    # The last word is not 0: numpy takes [a, b, c, 0] for [a, b, c].
+    whose = [share.rank, share.world] if share.world > 1 else []
+    return np.random.default_rng([seed, stage, step, *whose])
 
 
 def split_counts(generator: Generator, weights: Mapping[str, float], total: int) -> dict[str, int]:
@@ -79,12 +85,13 @@ class ReadPatches:
     index: int
     faces: Sequence[Face]
     num_queries: int
+    share: Share = ALONE
 
     def batch(self, step: int) -> Batch:
         """Pictures as patch rows, and the label of every slot."""
-        generator = step_generator(self.seed, self.index, step)
+        generator = step_generator(self.seed, self.index, step, self.share)
         pictures: list[LabelledPicture] = []
-        for world, count in split_counts(generator, self.stage.worlds, self.stage.batch).items():
+        for world, count in split_counts(generator, self.stage.worlds, self.share.of(self.stage.batch)).items():
             pictures += READABLE[world](generator, self.faces, count, self.num_queries)
         rows, shapes = patchify_all([picture.image for picture in pictures])
         batch = {"pixel_values": torch.from_numpy(rows), "item_shapes": torch.from_numpy(shapes)}

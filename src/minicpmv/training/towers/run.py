@@ -3,6 +3,7 @@
 train(recipe, folder) -> Position        (call it again to go on)
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.text import tokenizer_corpus
+from minicpmv.errors import OptionError
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.text_encoding import PieceEncoder
@@ -23,15 +25,17 @@ from minicpmv.processing.video_processor import MiniCPMVVideoProcessor
 from minicpmv.settings import dump_settings
 from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.dense import save_heads
+from minicpmv.training.feeding import Share
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.places import PlaceHeads
 from minicpmv.training.run_folder import find_checkpoint, only_one, write_text
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
+from minicpmv.training.towers.company import Company, join
 from minicpmv.training.towers.initialisation import initialise_resampler
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.loop import Reporter, Run, run_stages
-from minicpmv.training.towers.objectives import Objective, ReadPatches
+from minicpmv.training.towers.objectives import ALONE, Objective, ReadPatches
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes
 from minicpmv.training.towers.recipe import TowersRecipe
@@ -71,6 +75,9 @@ def train(
 ) -> Position:
     """Run a recipe, or go on with it where its folder stands.
 
+    Started by `train --processes` or `torchrun`, every process calls this. Each draws its share of a batch by itself,
+    so another number of processes sees other samples.
+
     Args:
         recipe: what to do.
         folder: the run's folder; made if absent.
@@ -82,30 +89,40 @@ def train(
         Where the run stands now. When all stages are done, `folder/model` holds the finished model in bf16.
 
     Raises:
-        TrainingError: the loss is not finite, or another process is training in the folder.
+        TrainingError: the loss is not finite, or another run is training in the folder.
+        OptionError: more processes than samples in a batch.
         CheckpointError: the folder belongs to another model.
     """
+    deadline = time.monotonic() + max_seconds
     folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
-        return _train(recipe, folder, reporter, device, time.monotonic() + max_seconds)
+    company = join(device)
+    fewest = min(stage.batch for stage in recipe.stages)
+    if fewest < company.share.world:
+        raise OptionError(
+            f"{company.share.world} processes cannot share a batch of {fewest}.", remedy=f"Start at most {fewest}."
+        )
+    with only_one(folder) if company.is_first else contextlib.nullcontext():
+        return _train(recipe, folder, reporter, company, deadline)
 
 
-def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, device: str, deadline: float) -> Position:
+def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, company: Company, deadline: float) -> Position:
     keep_freed_memory()
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     learner = build_learner(recipe)
     checkpoint = find_checkpoint(folder)
     position = Position()
     if checkpoint is not None:
         position = runstate.load_position(checkpoint)
         runstate.load_weights(checkpoint, learner.parts)
-    write_text(folder / "recipe.yaml", dump_settings(recipe))  # it fits what is there
-    learner.to(place)
+    learner.to(company.device)
+    if company.is_first:
+        write_text(folder / "recipe.yaml", dump_settings(recipe))  # it fits what is there
+        prepare_tokenizer(recipe, folder)
+    company.wait()
     tokenizer = prepare_tokenizer(recipe, folder)
-    objectives = build_objectives(recipe, learner, tokenizer)
-    run = Run(recipe, folder, learner, objectives, place, reporter, deadline)
+    objectives = build_objectives(recipe, learner, tokenizer, company.share)
+    run = Run(recipe, folder, learner, objectives, company, reporter, deadline)
     position = run_stages(run, position)
-    if position.stage == len(recipe.stages):
+    if position.stage == len(recipe.stages) and company.is_first:
         clips = MiniCPMVVideoProcessor(**asdict(recipe.clips))
         processor = build_processor(learner.model, tokenizer, clips)
         save_heads(learner.patch_reader, learner.slot_codes, learner.place_heads, folder)
@@ -122,15 +139,17 @@ def prepare_tokenizer(recipe: TowersRecipe, folder: Path) -> Any:
     return load_tokenizer(home)
 
 
-def build_objectives(recipe: TowersRecipe, learner: Learner, tokenizer: Any) -> Mapping[str, Objective]:
-    """One objective per stage."""
+def build_objectives(
+    recipe: TowersRecipe, learner: Learner, tokenizer: Any, share: Share = ALONE
+) -> Mapping[str, Objective]:
+    """One objective per stage, for a process's share of its batches."""
     faces = find_faces("train", system=False)  # the same list on every machine with the pinned packages
     config = learner.model.config
     encoder = PieceEncoder(tokenizer, placeholder=PLACEHOLDER, slot_length=config.query_num)
     objectives: dict[str, Objective] = {}
     for index, stage in enumerate(recipe.stages):
         if stage.objective == "patches":
-            objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces, config.query_num)
+            objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces, config.query_num, share)
         else:
             objectives[stage.name] = AnswerQuestions(
                 stage,
@@ -140,5 +159,6 @@ def build_objectives(recipe: TowersRecipe, learner: Learner, tokenizer: Any) -> 
                 encoder,
                 tokenizer.pad_token_id,
                 config.scale_resolution,
+                share,
             )
     return objectives
