@@ -111,7 +111,9 @@ def as_url(picture: Image.Image) -> str:
 
 
 def test_words_are_continued_as_here(nano: Loaded, files: tuple[Path, Path]) -> None:
-    questions = ["Repeat this text: apples 42", "What is 17 + 25?", "Was steht auf der Seite? äöü €"]
+    # Asked as in training, so that no two words are so nearly alike that rounding decides.
+    told = "Garadan Fenman is a baker. Garadan Fenman lives in Osterormouth."
+    questions = ["apples 42\nRead the text.", f"{told}\nWhere does Garadan Fenman live?", "What colour is it? äöü €"]
     theirs = by_llama(files, questions, 24)
     assert [one["message"]["content"] for one in theirs] == [by_us(nano, one, 24) for one in questions]
 
