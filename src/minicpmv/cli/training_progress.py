@@ -21,7 +21,8 @@ LINE_EVERY_S = 30.0
 _MEMORY = 0.95
 """Share of the old value in a running mean."""
 
-_NOT_ACCURACIES = ("loss", "norm", "rate", "answer_loss", "patch_loss")
+_NOT_ACCURACIES = ("loss", "norm", "rate", "_loss", "_places")
+"""Ends of names of numbers that are no shares."""
 
 
 class RunningMeans:
@@ -39,7 +40,9 @@ class RunningMeans:
 
     def describe(self) -> str:
         """The loss, then how much of each world is answered rightly."""
-        shares = [f"{name} {100 * value:.0f} %" for name, value in self._means.items() if name not in _NOT_ACCURACIES]
+        shares = [
+            f"{name} {100 * value:.0f} %" for name, value in self._means.items() if not name.endswith(_NOT_ACCURACIES)
+        ]
         return "  ".join([f"loss {self._means.get('loss', 0.0):.3f}", *shares])
 
 

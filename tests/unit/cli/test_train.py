@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 
 def test_running_means_forget_slowly_and_skip_what_is_no_number() -> None:
     means = RunningMeans()
-    means.add({"loss": 2.0, "lines": 0.0, "letters": float("nan")})
+    means.add({"loss": 2.0, "lines": 0.0, "lines_loss": 2.5, "slot_places": 0.1, "letters": float("nan")})
     means.add({"loss": 1.0, "lines": 1.0, "letters": 0.5})
     means.add({"loss": 1.95, "letters": float("nan")})
     assert means.describe() == "loss 1.950  lines 5 %  letters 50 %"
