@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from minicpmv.data.mixture import Mixture
     from minicpmv.model.configuration import MiniCPMVConfig
     from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.training.estimate import Memory
     from minicpmv.training.feeding import StepBatch
     from minicpmv.training.recipe import TrainingRecipe
 
@@ -182,14 +183,11 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         processes=gpus,
     )
     hours = hours_of(flops * schedule.steps, processes=gpus, peak=ASSUMED_PEAK, utilisation=ASSUMED_UTILISATION)
-    gib = 2**30
     lines += [
         f"one step: {counts['samples']} samples, {counts['tokens']:,} tokens ({counts['targets']:,} learned), "
         f"{counts['patches']:,} patches, {math.ceil(len(batch.passes) * scale):,} passes, {flops:.3g} operations"
         + (f" (from {drawn.batch} samples)" if scale > 1 else ""),
-        f"memory of each of {gpus} GPU{'s' * (gpus > 1)}, about: weights {memory.weights / gib:.1f} + gradients "
-        f"{memory.gradients / gib:.1f} + moments {memory.moments / gib:.1f} + activations "
-        f"{memory.activations / gib:.1f} = {memory.total / gib:.1f} GiB",
+        _memory_line(memory, gpus),
         f"all steps: {flops * schedule.steps:.3g} operations, about {hours:.2g} hours at {ASSUMED_UTILISATION:.0%} of "
         f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
@@ -198,6 +196,14 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     if len(mixture.names) > 1:
         lines += _drawn_tree(mixture, batch)
     return "\n".join(lines)
+
+
+def _memory_line(memory: "Memory", gpus: int) -> str:
+    """What every GPU has to hold."""
+    gib = 2**30
+    parts = {name: getattr(memory, name) / gib for name in ("weights", "gradients", "moments", "activations")}
+    told = " + ".join(f"{name} {size:.1f}" for name, size in parts.items())
+    return f"memory of each of {gpus} GPU{'s' * (gpus > 1)}, about: {told} = {memory.total / gib:.1f} GiB"
 
 
 def _part_line(part: str, whole: int, learning: int, rate: float | None) -> str:
