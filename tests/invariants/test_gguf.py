@@ -24,6 +24,8 @@ from minicpmv.export.gguf import TYPES, export_gguf
 from minicpmv.generation.loading import Loaded, bundled_folder, load
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.training.model_folder import build_processor, write_model_folder
+from minicpmv.training.towers.tokenizer import train_tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -122,6 +124,21 @@ def test_words_are_continued_as_here(nano: Loaded, files: tuple[Path, Path]) -> 
 def test_words_weigh_as_much_as_here(question: str, nano: Loaded, files: tuple[Path, Path]) -> None:
     with torch.inference_mode():
         scores = nano.model(**rendered(nano, question)).logits[0, -1].float().log_softmax(-1)
+    told = by_llama(files, [question], 1)[0]["logprobs"]["content"][0]["top_logprobs"]
+    assert len(told) == 5
+    for one in told:
+        assert scores[one["id"]].item() == pytest.approx(one["logprob"], abs=LOGPROB)
+
+
+def test_a_vocabulary_of_single_bytes_is_cut_as_here(nano: Loaded, tmp_path: Path) -> None:
+    processor = build_processor(nano.model, train_tokenizer([], 362), nano.processor.video_processor)
+    write_model_folder(tmp_path / "model", nano.model, processor, dtype=torch.float32)
+    loaded = load(tmp_path / "model", device="cpu", dtype="float32")
+    assert len(loaded.processor.tokenizer.encode("apples", add_special_tokens=False)) == len("apples")
+    files = export_gguf(str(tmp_path / "model"), tmp_path / "exported", "f32")
+    question = "Repeat: apples 42, äöü €"
+    with torch.inference_mode():
+        scores = loaded.model(**rendered(loaded, question)).logits[0, -1].float().log_softmax(-1)
     told = by_llama(files, [question], 1)[0]["logprobs"]["content"][0]["top_logprobs"]
     assert len(told) == 5
     for one in told:

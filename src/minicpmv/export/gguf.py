@@ -301,6 +301,8 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokenizer: Any, size: int) -> None
         else:
             kinds.append(gguf.TokenType.NORMAL)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"]]
+    # llama.cpp refuses a vocabulary without merges; this one never applies.
+    merges = merges or [f"{tokens[tokenizer.pad_token_id]} {tokens[tokenizer.eos_token_id]}"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from minicpmv.data.sample import Sample
-from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.glyphs import CharacterBox, on_rows
 from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.errors import ShapeContractError
 from minicpmv.messages import Part
@@ -64,7 +64,7 @@ def dense_labels(
     if plan is None:
         return labels
     starts = np.concatenate([[0], np.cumsum(encoded.visuals[0].item_shapes.prod(-1))])
-    items = list(characters_of_items(sample.characters, picture_size(sample.media[0]), plan))
+    items = list(characters_of_items(on_rows(sample.characters), picture_size(sample.media[0]), plan))
     if len(items) != packs or len(encoded.visuals) != 1:
         raise ShapeContractError(
             f"{sample.key} has {packs} packs, and its letters lie in {len(items)}.",
@@ -74,7 +74,7 @@ def dense_labels(
         if item == 0 and plan.refined is not None:
             continue
         in_patches = patch_targets(characters, size.height, size.width)
-        in_slots = letters_in_slots(characters, encoded.slot_length)
+        in_slots = letters_in_slots(characters, size.height, size.width, encoded.slot_length)
         letters[starts[item] : starts[item + 1]] = np.where(counted_slots(generator, in_patches), in_patches, UNKNOWN)
         slots[item] = np.where(counted_slots(generator, in_slots), in_slots, UNKNOWN)
     return labels

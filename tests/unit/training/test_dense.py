@@ -10,6 +10,7 @@ from PIL import Image
 
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_world
+from minicpmv.data.worlds.glyphs import on_rows
 from minicpmv.data.worlds.shapes import COLOURS
 from minicpmv.data.worlds.strips import patch_targets
 from minicpmv.errors import CheckpointError, ShapeContractError
@@ -46,10 +47,11 @@ def test_a_picture_that_is_not_cut_has_the_labels_of_the_towers(processor: MiniC
     assert plan.overview == picture_size(sample.media[0])
     encoded = processor.encode_conversation(sample.messages)
     labels = dense_labels(sample, encoded, plan, np.random.default_rng(0))
-    wanted = patch_targets(sample.characters, plan.overview.height, plan.overview.width)
+    characters = on_rows(sample.characters)
+    wanted = patch_targets(characters, plan.overview.height, plan.overview.width)
     assert np.array_equal(labels["letters"][wanted > 0], wanted[wanted > 0])
     assert set(np.unique(labels["letters"][wanted == 0])) <= {0, UNKNOWN}
-    slots = letters_in_slots(sample.characters, 64)
+    slots = letters_in_slots(characters, plan.overview.height, plan.overview.width, 64)
     assert np.array_equal(labels["slot_letters"][0][slots > 0], slots[slots > 0])
 
 
@@ -59,7 +61,11 @@ def test_in_slices_the_ink_lies_under_the_labels(seed: int, processor: MiniCPMVP
     plan = plan_of(sample, processor)
     assert plan.grid is not None
     encoded = processor.encode_conversation(sample.messages)
-    labels = dense_labels(sample, encoded, plan, np.random.default_rng(0))["letters"]
+    all_labels = dense_labels(sample, encoded, plan, np.random.default_rng(0))
+    # A letter belongs to one slice; the tower does not see it in the slice to the left or above.
+    in_slots = (all_labels["slot_letters"] > 0).sum()
+    assert 0.85 * len(sample.characters) <= in_slots <= len(sample.characters)
+    labels = all_labels["letters"]
     (rows,) = encoded.visuals
     overview = int(rows.item_shapes[0].prod())
     assert (labels[:overview] == UNKNOWN).all()

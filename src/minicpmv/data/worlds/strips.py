@@ -18,7 +18,7 @@ from PIL import Image
 
 from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import Face, Split
-from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, unit_width
+from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, on_rows, scale_boxes, unit_width
 from minicpmv.data.worlds.lines import SHEET_SIZES_PX
 from minicpmv.data.worlds.words import random_word
 
@@ -96,7 +96,7 @@ def render_strip(
     if factor != 1.0:
         boxes = scale_boxes(boxes, width / mask.shape[1], height / mask.shape[0])
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BICUBIC))
-    return StripSample(paint(generator, mask), patch_targets(boxes, height, width), boxes)
+    return StripSample(paint(generator, mask), patch_targets(on_rows(boxes), height, width), boxes)
 
 
 def render_strips(

@@ -32,7 +32,7 @@ from minicpmv.processing.slicing import Size
 from minicpmv.processing.text_encoding import EncodedPieces, PieceEncoder
 from minicpmv.training.feeding import Share
 from minicpmv.training.towers.learner import Learner
-from minicpmv.training.towers.objectives import ALONE, Batch, lettered_lines, split_counts, step_generator
+from minicpmv.training.towers.objectives import ALONE, FULL_SHARE, Batch, lettered_lines, split_counts, step_generator
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
 from minicpmv.training.towers.reading_slots import slot_loss, slot_tensors
 from minicpmv.training.towers.recipe import StageRecipe
@@ -265,13 +265,16 @@ World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
 """Draws exchanges: source of randomness, faces, how many, queries of the resampler."""
 
 
-def lines_of(name: str, most: int, *, is_symbolic: bool) -> World:
-    """A world of printed lines, at most so many below each other, on a canvas drawn for the whole batch."""
+def lines_of(name: str, most: int, *, is_symbolic: bool, full: float = 0.0) -> World:
+    """A world of printed lines, at most so many below each other, on a canvas drawn for the whole batch.
+
+    `full` is the share of pictures that are full of text: `objectives.lettered_lines`.
+    """
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
         return [
             Exchange(name, (line.image,), STILL, ask(generator, READING), line.text, labels, letters, is_symbolic)
-            for line, labels, letters in lettered_lines(generator, faces, count, num_queries, most)
+            for line, labels, letters in lettered_lines(generator, faces, count, num_queries, most, full)
         ]
 
     return draw
@@ -322,8 +325,8 @@ def _repeat(generator: Generator, faces: Sequence[Face], count: int, num_queries
 
 WORLDS: Mapping[str, World] = {
     "lines": lines_of("lines", 1, is_symbolic=False),
-    "paragraphs": lines_of("paragraphs", PARAGRAPH_LINES, is_symbolic=False),
-    "slots": lines_of("slots", PARAGRAPH_LINES, is_symbolic=True),
+    "paragraphs": lines_of("paragraphs", PARAGRAPH_LINES, is_symbolic=False, full=FULL_SHARE),
+    "slots": lines_of("slots", PARAGRAPH_LINES, is_symbolic=True, full=FULL_SHARE),
     "scenes": _scenes,
     "clips": clips_of(CLIP_TASKS, "clips"),
     "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),

@@ -50,13 +50,14 @@ def time_channels(width: int) -> Tensor:
 def looking_places(num_queries: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Pairs of (row, column) that the two halves of the heads of each query begin with.
 
-    A pair is one patch above another: 14 px wide and 28 px tall, which is what a printed letter needs. Queries follow
-    each other from left to right, so that the letters of a line arrive in reading order. The first 52 cover every
-    picture of about 64 patches from 4 x 16 to 8 x 8; the rest reach into longer strips.
+    A pair is two patches side by side. Queries follow each other from left to right and from top to bottom, so that the
+    letters of every printed row arrive in reading order, and no token holds letters of two rows. The first 52 cover
+    every picture of about 64 patches from 4 x 16 to 8 x 8; the rest reach into longer strips.
     """
-    columns_by_row = {0: 16, 2: 16, 4: 12, 6: 9}
-    pairs = [((row, at), (row + 1, at)) for row, columns in columns_by_row.items() for at in range(columns)]
-    pairs += [((0, at), (1, at)) for at in range(16, 27)]
+    columns_by_row = (16, 16, 16, 16, 12, 10, 10, 8)
+    places = [(row, at) for row, columns in enumerate(columns_by_row) for at in range(0, columns, 2)]
+    places += [(row, at) for at in range(16, 28, 2) for row in range(2)]
+    pairs = [((row, at), (row, at + 1)) for row, at in places]
     for index in range(num_queries):
         yield pairs[index % len(pairs)]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicpmv.data.worlds.fonts import Face
+from minicpmv.data.worlds.glyphs import on_rows
 from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, LineSample, lines_that_fit, render_line
 from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
@@ -28,6 +29,12 @@ from minicpmv.training.towers.reading_slots import letters_in_slots, slot_loss, 
 from minicpmv.training.towers.recipe import StageRecipe
 
 Batch = dict[str, Any]
+
+FULL_SHARE = 0.7
+"""Of pictures of several lines: how many are full of text. The others have one short line."""
+
+SHORT_WORDS, FULL_WORDS = 3, 8
+"""Most words of a line; more than eight fit at no size that can be read."""
 
 ALONE = Share()
 """The only process draws whole batches."""
@@ -143,7 +150,9 @@ def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
         strips = [render_strip(generator, faces=faces, split="train", size=size) for _ in range(count)]
         return [
             LabelledPicture(
-                strip.image, PatchLabels.of_text(strip.targets), letters_in_slots(strip.characters, num_queries)
+                strip.image,
+                PatchLabels.of_text(strip.targets),
+                letters_in_slots(on_rows(strip.characters), *size, num_queries),
             )
             for strip in strips
         ]
@@ -152,25 +161,40 @@ def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
 
 
 def lettered_lines(
-    generator: Generator, faces: Sequence[Face], count: int, num_queries: int, most: int
+    generator: Generator, faces: Sequence[Face], count: int, num_queries: int, most: int, full: float = 0.0
 ) -> Iterator[tuple[LineSample, PatchLabels, NDArray[np.int64]]]:
     """Pictures of at most so many lines below each other, one size for all, with the labels of patches and of slots.
 
     One at a time: whoever draws a question to each keeps to the order of picture, question, picture.
+
+    Args:
+        generator: source of randomness.
+        faces: faces to choose from.
+        count: how many.
+        num_queries: queries of the resampler.
+        most: most lines of a picture.
+        full: share of pictures whose lines have as many words as fit; of the others, if there are any full ones, each
+            has a single short line.
     """
     size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
     for _ in range(count):
-        num_lines = lines_that_fit(generator, size, most)
-        lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines)
-        labels = PatchLabels.of_text(patch_targets(lines.characters, *size))
-        yield lines, labels, letters_in_slots(lines.characters, num_queries)
+        is_full = generator.random() < full
+        num_lines = lines_that_fit(generator, size, most if is_full or not full else 1)
+        words = FULL_WORDS if is_full else SHORT_WORDS
+        lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines, max_words=words)
+        characters = on_rows(lines.characters)
+        labels = PatchLabels.of_text(patch_targets(characters, *size))
+        yield lines, labels, letters_in_slots(characters, *size, num_queries)
 
 
-def lines_of(most: int) -> "PictureWorld":
-    """A world of pictures of lines, at most so many below each other, all of a batch in one of the sizes."""
+def lines_of(most: int, full: float = 0.0) -> "PictureWorld":
+    """A world of pictures of lines, at most so many below each other, all of a batch in one of the sizes.
+
+    `full` is the share of pictures that are full of text: `lettered_lines`.
+    """
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-        drawn = lettered_lines(generator, faces, count, num_queries, most)
+        drawn = lettered_lines(generator, faces, count, num_queries, most, full)
         return [LabelledPicture(lines.image, labels, letters) for lines, labels, letters in drawn]
 
     return draw
@@ -189,7 +213,7 @@ READABLE: dict[str, PictureWorld] = {
     "strips": strips_of(STRIP_SIZES),
     "sheets": strips_of(LINE_SIZES),
     "lines": lines_of(1),
-    "paragraphs": lines_of(PARAGRAPH_LINES),
+    "paragraphs": lines_of(PARAGRAPH_LINES, FULL_SHARE),
     "scenes": _scenes,
 }
 """Sources of labelled pictures by the name that recipes use; sheets are as large as what the tower is asked about."""

@@ -2,8 +2,8 @@
 
     character boxes -> which letters lie where each query looks -> codes -> features [queries, d_llm]
 
-A fresh query looks at two patches, one above the other, each of which has three places for letters side by side. On a
-page the two hold letters of different rows, so all six places have codes of their own.
+A fresh query looks at two patches side by side, each of which has three places for letters: six places in reading
+order, with codes of their own.
 
 A blank resampler and a blank language model have to find a common language, and from the answers alone that takes
 long: each sees only the other's noise. So the language is fixed first. `SlotCodes` holds one vector per letter and
@@ -31,7 +31,7 @@ THIRDS = 3
 """Places for letters in the width of a patch."""
 
 PLACES = 2 * THIRDS
-"""Of a slot: the thirds of the upper patch, then those of the lower one."""
+"""Of a slot: the thirds of the left patch, then those of the right one."""
 
 UNCLEAR = -1
 """In the place of a letter: letters of two rows of text share the place, and nobody says which one is meant."""
@@ -58,9 +58,10 @@ class SlotCodes(nn.Module):
         super().__init__()
         self.codes = nn.Embedding(PLACES * NUM_CHARACTERS, width)
         nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
-        # A letter sounds alike in both rows at first: a line may lie in either, and reading one line comes first.
-        upper, lower = self.codes.weight.data.chunk(2)
-        lower.add_(upper).mul_(0.5**0.5)
+        # A letter sounds half alike in all places at first: which letters there are is easier to hear than where.
+        first, *others = self.codes.weight.data.chunk(PLACES)
+        for other in others:
+            other.add_(first).mul_(0.5**0.5)
 
     def forward(self, letters: Tensor) -> Tensor:
         """int64 [packs, queries, places] to features [packs, queries, d_llm]; what is unclear is left empty."""
@@ -69,11 +70,15 @@ class SlotCodes(nn.Module):
         return features
 
 
-def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, patch: int = 14) -> NDArray[np.int64]:
+def letters_in_slots(
+    characters: Sequence[CharacterBox], height: int, width: int, num_queries: int, *, patch: int = 14
+) -> NDArray[np.int64]:
     """Which letter lies in each place where each query begins to look.
 
     Args:
-        characters: boxes in px of the picture as the tower sees it.
+        characters: boxes in px of the picture as the tower sees it; those with a centre outside are ignored.
+        height: of that picture, in px.
+        width: likewise.
         num_queries: queries of the resampler.
         patch: side of a patch, in px.
 
@@ -87,8 +92,10 @@ def letters_in_slots(characters: Sequence[CharacterBox], num_queries: int, *, pa
     heights: dict[tuple[int, int], float] = {}
     for char, x0, y0, x1, y1 in characters:
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        slot = owner.get((int(y // patch), int(x // patch))) if x >= 0 and y >= 0 else None
-        if slot is None or char == " ":
+        if char == " " or not (0 <= x < width and 0 <= y < height):
+            continue
+        slot = owner.get((int(y // patch), int(x // patch)))
+        if slot is None:
             continue
         place = slot[0], slot[1] * THIRDS + int(x % patch * THIRDS / patch)
         is_clear = abs(heights.setdefault(place, y) - y) <= _SAME_ROW_PX

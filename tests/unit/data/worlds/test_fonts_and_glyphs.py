@@ -7,7 +7,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from minicpmv.data.worlds.fonts import HELD_OUT_FAMILIES, PRINTABLE, Face, find_faces, open_font
-from minicpmv.data.worlds.glyphs import draw_text, glyph_sheet, scale_boxes, text_extent, unit_width
+from minicpmv.data.worlds.glyphs import (
+    CharacterBox,
+    draw_text,
+    glyph_sheet,
+    on_rows,
+    scale_boxes,
+    text_extent,
+    unit_width,
+)
 from minicpmv.errors import OptionError
 
 BUILT_IN = Face("Aileron", "Regular", None)
@@ -107,3 +115,30 @@ def test_scaled_boxes_follow_the_resized_canvas() -> None:
     (box,) = draw_text(mask, glyph_sheet(BUILT_IN, 20), "x", 10, 30)
     (half,) = scale_boxes([box], 0.5, 2.0)
     assert half == ("x", box.x0 / 2, box.y0 * 2, box.x1 / 2, box.y1 * 2)
+
+
+def middles(boxes: list[CharacterBox]) -> list[float]:
+    return [(box.y0 + box.y1) / 2 for box in boxes]
+
+
+def test_letters_of_a_row_come_to_lie_at_one_height_and_rows_stay_apart() -> None:
+    mask = np.zeros((64, 300), dtype=np.uint8)
+    sheet = glyph_sheet(BUILT_IN, 16)
+    first = draw_text(mask, sheet, "\"it's, 'jpg'.", 10, 20)
+    second = draw_text(mask, sheet, "Apples 3.50", 4, 42)
+    assert len(set(middles(first))) > 4
+    placed = on_rows([*first, *second])
+    heights = middles(placed)
+    assert len(set(heights[: len(first)])) == len(set(heights[len(first) :])) == 1
+    assert heights[0] == np.sort(middles(first))[len(first) // 2]
+    assert 18 < heights[-1] - heights[0] < 26
+    assert [(box.char, box.x0, box.x1, box.y1 - box.y0) for box in placed] == [
+        (box.char, box.x0, box.x1, box.y1 - box.y0) for box in [*first, *second]
+    ]
+    assert middles(on_rows(placed)) == heights
+    assert on_rows([]) == []
+
+
+def test_a_row_ends_where_the_next_letter_lies_far_below_though_to_the_right() -> None:
+    left, right = CharacterBox("a", 0, 10, 8, 18), CharacterBox("b", 20, 30, 28, 42)
+    assert on_rows([left, right]) == [left, right]

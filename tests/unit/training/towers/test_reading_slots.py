@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minicpmv.data.worlds.fonts import find_faces
-from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.glyphs import CharacterBox, on_rows
 from minicpmv.data.worlds.lines import LINE_SIZES, render_line
 from minicpmv.model.positions import sinusoid_2d
 from minicpmv.model.resampler import HEAD_WIDTH, Resampler
@@ -16,30 +16,30 @@ WIDTH, QUERIES = 256, 64
 
 
 def test_a_letter_lies_in_the_third_half_and_slot_of_its_centre() -> None:
-    letters = letters_in_slots([CharacterBox("A", 15, 2, 21, 20), CharacterBox("b", 23, 2, 27, 40)], QUERIES)
-    assert letters[1].tolist() == [33, 0, 0, 0, 0, 66]  # 11 px down is the upper patch, 21 px the lower one
-    assert letters.sum() == 33 + 66
-
-
-def test_letters_of_two_rows_have_places_of_their_own() -> None:
-    above, below = CharacterBox("A", 15, 0, 20, 12), CharacterBox("b", 15, 14, 20, 26)
-    assert letters_in_slots([above, below], QUERIES)[1].tolist() == [33, 0, 0, 66, 0, 0]
+    boxes = [CharacterBox("A", 29, 2, 35, 20), CharacterBox("b", 51, 2, 55, 12), CharacterBox("c", 1, 16, 4, 26)]
+    letters = letters_in_slots(boxes, 56, 224, QUERIES)
+    assert letters[1].tolist() == [33, 0, 0, 0, 0, 66]  # from 28 px on: the left patch, then the right one
+    assert letters[8].tolist() == [67, 0, 0, 0, 0, 0]  # 21 px down is the second row, whose queries follow the first's
+    assert letters.sum() == 33 + 66 + 67
 
 
 def test_letters_of_two_rows_in_one_place_are_unclear_and_not_asked_for() -> None:
-    above, below = CharacterBox("A", 15, 0, 20, 4), CharacterBox("b", 15, 10, 20, 17)
-    letters = letters_in_slots([above, below], QUERIES)
+    above, below = CharacterBox("A", 29, 0, 34, 4), CharacterBox("b", 29, 10, 34, 17)
+    letters = letters_in_slots([above, below], 56, 224, QUERIES)
     assert letters[1].tolist() == [UNCLEAR, 0, 0, 0, 0, 0]
-    assert letters_in_slots([above, CharacterBox("b", 15, 4, 20, 16)], QUERIES)[1, 0] == 66
-    third = CharacterBox("c", 15, 0, 20, 4)
-    assert letters_in_slots([above, below, third], QUERIES)[1, 0] == UNCLEAR
+    assert letters_in_slots([above, CharacterBox("b", 29, 4, 34, 16)], 56, 224, QUERIES)[1, 0] == 66
+    third = CharacterBox("c", 29, 0, 34, 4)
+    assert letters_in_slots([above, below, third], 56, 224, QUERIES)[1, 0] == UNCLEAR
     tensors = slot_tensors([letters] * 50, list(range(50)), np.random.default_rng(0))
     assert not tensors["counted_letters"][tensors["letters"] == UNCLEAR].any()
     assert tensors["lettered"].tolist() == list(range(50))
 
 
 def test_letters_outside_the_picture_have_no_slot() -> None:
-    assert not letters_in_slots([CharacterBox("A", -9, 2, -3, 20), CharacterBox("b", 4, -20, 9, -4)], QUERIES).any()
+    outside = [CharacterBox("A", -9, 2, -3, 20), CharacterBox("b", 4, -20, 9, -4), CharacterBox("c", 71, 2, 75, 9)]
+    outside.append(CharacterBox("d", 4, 55, 9, 62))
+    assert not letters_in_slots(outside, 56, 70, QUERIES).any()
+    assert letters_in_slots(outside, 70, 84, QUERIES).astype(bool).sum() == 2
 
 
 def test_what_is_unclear_sounds_like_nothing() -> None:
@@ -52,18 +52,18 @@ def test_what_is_unclear_sounds_like_nothing() -> None:
 
 @pytest.mark.parametrize("size", LINE_SIZES)
 def test_the_slots_of_a_line_spell_it_in_reading_order(size: tuple[int, int]) -> None:
-    """Measured over 40 lines of each canvas: 0.90 to 0.98 spelled in order, at least 0.997 of the letters kept."""
+    """Measured over 60 lines of each canvas: 0.97 to 1.00 spelled in order, at least 0.996 of the letters kept."""
     faces = find_faces("train", system=False)
     spelled = kept = letters_in_all = 0
     for seed in range(40):
         line = render_line(np.random.default_rng(seed), faces=faces, split="train", size=size)
-        letters = letters_in_slots(line.characters, QUERIES)
+        letters = letters_in_slots(on_rows(line.characters), *size, QUERIES)
         text = "".join(chr(code + 32) for code in letters.flatten() if code)
         wanted = line.text.replace(" ", "")
         spelled += text == wanted
         kept, letters_in_all = kept + len(text), letters_in_all + len(wanted)
-    # A line whose letters stand on both sides of a border between rows of slots is not spelled in order; most are.
-    assert spelled >= 0.85 * 40
+    # Two narrow letters may fall into the same third of a patch.
+    assert spelled >= 0.9 * 40
     assert kept >= 0.99 * letters_in_all
 
 
@@ -117,5 +117,5 @@ def test_the_loss_falls_from_guessing_to_nearly_nothing_at_the_codes() -> None:
     guessing, _ = slot_loss(torch.zeros(2, QUERIES, WIDTH), table, letters, counted)
     knowing, right = slot_loss(codes(letters), table, letters, counted)
     assert guessing.item() == pytest.approx(np.log(95), rel=1e-4)
-    assert knowing.item() < 0.4  # measured: 0.32, as a letter sounds alike in both rows at first
-    assert right > 0.85  # measured: 0.90, before the language model has told the rows apart
+    assert knowing.item() < 1.0  # measured: 0.66, as a letter sounds half alike in all places at first
+    assert right > 0.7  # measured: 0.79, before the language model has told the places apart
