@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Make training data, look at it, and count it.", no_args_is_help=True)
 
-DRAWN = ("read", "ask", "reason", "restore", "lines", "scenes", "clips", "facts", "texts", "own_text", "own_pages")
+DRAWN = (
+    "read",
+    "ask",
+    "reason",
+    "restore",
+    "lines",
+    "scenes",
+    "clips",
+    "facts",
+    "texts",
+    "described",
+    "own_text",
+    "own_pages",
+)
 """Worlds by name; a test compares them with `data.sources.WORLDS`, which is not loaded for a help text."""
 
 FILES = "A .jsonl, .parquet, .tar, .pdf or .html file, or a folder of them or of clips"

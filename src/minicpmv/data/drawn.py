@@ -33,7 +33,7 @@ from minicpmv.data.worlds.scenes import PATCH_PX, SCENE_TASKS, render_scene
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
 from minicpmv.data.worlds.shown import clip_questions, scene_questions
 from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
-from minicpmv.data.worlds.text import text_pair
+from minicpmv.data.worlds.text import DESCRIBED_SCENES, TextPair, described_pair, text_pair
 from minicpmv.errors import OptionError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
@@ -397,11 +397,34 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
     """
 
     def draw(generator: Generator, key: str) -> Sample:
-        pair = text_pair(generator, studio.split, most_lines=most_lines)
-        turns = (Message("user", (TextPart(pair.prompt),)), Message("assistant", (TextPart(pair.answer),)))
-        return Sample(key, turns, {"kind": "text", "task": pair.task})
+        return _text_sample(key, text_pair(generator, studio.split, most_lines=most_lines))
 
     return draw
+
+
+def described(studio: Studio, *, clips: Sequence[str] = CLIP_TASKS, scenes: Sequence[str] = DESCRIBED_SCENES) -> Draw:
+    """Text alone: a clip or a picture in words, and a question about it.
+
+    Args:
+        studio: whose words.
+        clips: tasks of clips; one that is named twice is drawn twice as often.
+        scenes: tasks of pictures, likewise.
+
+    Raises:
+        OptionError: an option is none of its kind.
+    """
+    clips = checked_names("clips", clips, CLIP_TASKS)
+    scenes = checked_names("scenes", scenes, DESCRIBED_SCENES)
+
+    def draw(generator: Generator, key: str) -> Sample:
+        return _text_sample(key, described_pair(generator, studio.split, clips=clips, scenes=scenes))
+
+    return draw
+
+
+def _text_sample(key: str, pair: TextPair) -> Sample:
+    turns = (Message("user", (TextPart(pair.prompt),)), Message("assistant", (TextPart(pair.answer),)))
+    return Sample(key, turns, {"kind": "text", "task": pair.task})
 
 
 def damaged_sample(

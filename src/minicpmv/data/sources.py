@@ -32,6 +32,7 @@ WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "clips": drawn.clips,
     "facts": drawn.facts,
     "texts": drawn.texts,
+    "described": drawn.described,
     "own_text": own_text,
     "own_pages": own_pages,
 }

@@ -1,5 +1,7 @@
 """Pages in words instead of pictures, pages of several sizes, and lines below each other."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,14 @@ def test_text_alone_may_have_several_lines() -> None:
     assert {sample.messages[1].text.count("\n") + 1 for sample in repeated} == {1, 2, 3, 4, 5, 6}
     assert all(sample.messages[0].text.startswith(sample.messages[1].text + "\n") for sample in repeated)
     assert len(repeated) < len(samples)
+
+
+def test_pictures_and_clips_in_words_ask_what_was_chosen() -> None:
+    samples = draws("described", clips=["speed", "speed", "speed"], scenes=["relation"], number=100)
+    tasks = Counter(sample.metadata["task"] for sample in samples)
+    assert set(tasks) == {"speed", "relation"}
+    assert tasks["speed"] > tasks["relation"]
+    assert not any(sample.media for sample in samples)
+    assert {sample.messages[1].text for sample in samples if sample.metadata["task"] == "speed"} == {"faster", "slower"}
+    with pytest.raises(OptionError, match="scenes"):
+        open_world("described", {"scenes": ["sign"]})

@@ -7,7 +7,7 @@ The context stands where the visual slots will stand, so that later only the for
 the corpus for a small tokenizer, made of the same texts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from numpy.random import Generator
@@ -17,6 +17,15 @@ from minicpmv.data.worlds.fonts import PRINTABLE, Split
 from minicpmv.data.worlds.questions import READING, ask, wordings_of_everything
 from minicpmv.data.worlds.scenes import THING_TASKS, plan_scene
 from minicpmv.data.worlds.words import dictionary, random_line
+
+DESCRIBED_SCENES = (*THING_TASKS, "relation")
+"""What can be asked about a picture in words."""
+
+LEARNED_SLOWLY = (
+    ("direction", "num_colours", "flashes", "speed", "rising", "scroll"),
+    ("colour_of", "count_of", "relation"),
+)
+"""Tasks of clips and of pictures that a small language model does not learn by the way, even in words."""
 
 _COPY_SHARE = 0.5
 _FULL_DESCRIPTION_SHARE = 0.25
@@ -81,6 +90,27 @@ def text_pair(generator: Generator, split: Split = "train", *, most_lines: int =
         return symbolic_scene(generator, THING_TASKS[task - len(CLIP_TASKS)])
     full = generator.random() < _FULL_DESCRIPTION_SHARE
     return symbolic_clip(generator, CLIP_TASKS[task], full=full, split=split)
+
+
+def described_pair(
+    generator: Generator,
+    split: Split = "train",
+    *,
+    clips: Sequence[str] = CLIP_TASKS,
+    scenes: Sequence[str] = DESCRIBED_SCENES,
+) -> TextPair:
+    """A clip or a picture in words and a question about it; half of the clips are described in full.
+
+    Args:
+        generator: source of randomness.
+        split: whose words run by.
+        clips: some of `clips.CLIP_TASKS`, each as likely as the next; named twice, twice as likely.
+        scenes: some of `DESCRIBED_SCENES`, likewise.
+    """
+    task = int(generator.random() * (len(clips) + len(scenes)))
+    if task >= len(clips):
+        return symbolic_scene(generator, scenes[task - len(clips)])
+    return symbolic_clip(generator, clips[task], full=generator.random() < 0.5, split=split)
 
 
 def tokenizer_corpus(generator: Generator, num: int) -> Iterator[str]:

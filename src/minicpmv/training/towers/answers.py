@@ -22,7 +22,7 @@ from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.lines import PARAGRAPH_LINES
 from minicpmv.data.worlds.questions import READING, ask
 from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
-from minicpmv.data.worlds.text import copy_pair, text_pair
+from minicpmv.data.worlds.text import DESCRIBED_SCENES, LEARNED_SLOWLY, copy_pair, described_pair, text_pair
 from minicpmv.errors import ShapeContractError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 from minicpmv.processing.chat_template import TemplateOptions, VisualText, conversation_pieces, visual_pieces
@@ -323,6 +323,13 @@ def _repeat(generator: Generator, faces: Sequence[Face], count: int, num_queries
     return [Exchange("repeat", (), (), pair.prompt, pair.answer) for pair in pairs]
 
 
+def _described(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
+    slow_clips, slow_scenes = LEARNED_SLOWLY
+    clips, scenes = (*CLIP_TASKS, *slow_clips), (*DESCRIBED_SCENES, *slow_scenes)
+    pairs = [described_pair(generator, clips=clips, scenes=scenes) for _ in range(count)]
+    return [Exchange("described", (), (), pair.prompt, pair.answer) for pair in pairs]
+
+
 WORLDS: Mapping[str, World] = {
     "lines": lines_of("lines", 1, is_symbolic=False),
     "paragraphs": lines_of("paragraphs", PARAGRAPH_LINES, is_symbolic=False, full=FULL_SHARE),
@@ -334,5 +341,6 @@ WORLDS: Mapping[str, World] = {
     "copies": _copies,
     "texts": _texts,
     "repeat": _repeat,
+    "described": _described,
 }
 """Sources of exchanges by the name that recipes use."""
