@@ -7,6 +7,7 @@ the positions start again at 0 with each of them, and the language model takes t
 at (transformers' masks for packed sequences). Not to be confused with frame packing, which happens inside a sample.
 """
 
+import heapq
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,10 @@ from minicpmv.processing.tensors import convert, to_tensors
 
 
 def fill_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Which samples share a row: the longest first, each into the fullest row that still has room.
+    """Which samples share a row: as few rows as a best fit finds, filled as evenly as can be.
+
+    Rows that go through the model together are as long as the longest of them; in rows of 1020 and 300 tokens a third
+    would be padding.
 
     Args:
         lengths: tokens of each sample.
@@ -31,8 +35,8 @@ def fill_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     Raises:
         ContextLengthError: a sample is longer than a row.
 
-    >>> fill_rows([5, 3, 4, 2], 8)
-    [[0, 1], [2, 3]]
+    >>> fill_rows([6, 3, 4, 1], 10)
+    [[0, 3], [1, 2]]
     """
     if lengths and max(lengths) > row_length:
         raise ContextLengthError(
@@ -53,7 +57,21 @@ def fill_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
                 del by_room[room]
         rows[place].append(index)
         by_room.setdefault(room - length, []).append(place)
+    even = _dealt_out(lengths, len(rows))
+    if max((sum(lengths[index] for index in row) for row in even), default=0) <= row_length:
+        rows = even
     return sorted(sorted(row) for row in rows)
+
+
+def _dealt_out(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
+    """Samples in so many rows, the longest first, each into the emptiest."""
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
+    emptiest = [(0, place) for place in range(num_rows)]
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        tokens, place = emptiest[0]
+        rows[place].append(index)
+        heapq.heapreplace(emptiest, (tokens + lengths[index], place))
+    return rows
 
 
 def collate_rows(
