@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from minicpmv.data.worlds.fonts import find_faces
+from minicpmv.data.worlds.strips import GAP
 from minicpmv.evaluation.intervals import share
 from minicpmv.generation.loading import load
 from minicpmv.processing.patches import patchify_all
@@ -28,6 +30,11 @@ from minicpmv.training.towers.reading_slots import slot_scores
 
 WORLDS = ("lines", "paragraphs", "sheets")
 BATCH = 32
+
+
+def is_letter(classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which places hold a letter: neither nothing nor a gap between words."""
+    return (classes > 0) & (classes != GAP)
 
 
 @torch.inference_mode()
@@ -48,7 +55,7 @@ def right_letters(model: torch.nn.Module, heads: DenseHeads, pictures: list[Labe
         "resampler": np.stack([picture.letters for picture in pictures if picture.letters is not None]),
     }
     return {
-        part: np.array([int(((named[part] == letters) & (letters > 0)).sum()), int((letters > 0).sum())])
+        part: np.array([int(((named[part] == letters) & is_letter(letters)).sum()), int(is_letter(letters).sum())])
         for part, letters in asked.items()
     }
 

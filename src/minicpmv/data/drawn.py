@@ -23,7 +23,7 @@ from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
 from minicpmv.data.worlds.clips import CLIP_GRID, CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
-from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.glyphs import CharacterBox, with_gaps
 from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
 from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
 from minicpmv.data.worlds.paper import PageSample, Question, Region
@@ -285,7 +285,7 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
         )
         question = questions.ask(generator, questions.READING)
         sample = _answered(key, ImagePart(Image.fromarray(line.image)), question, line.text, "line", "read")
-        return replace(sample, characters=tuple(line.characters))
+        return replace(sample, characters=tuple(with_gaps(line.text, line.characters)))
 
     return draw
 
@@ -481,8 +481,8 @@ def page_sample(key: str, page: PageSample, question: str, answer: str, *, task:
 
 
 def _letters(regions: Sequence[Region]) -> tuple[CharacterBox, ...]:
-    """Boxes of single letters; pages of other scripts know the box of a line and not of a letter."""
-    boxes = [box for region in regions for line in region.lines for box in line.characters]
+    """Boxes of single letters and of gaps; pages of other scripts know the box of a line and not of a letter."""
+    boxes = [box for region in regions for line in region.lines for box in with_gaps(line.text, line.characters)]
     return tuple(box for box in boxes if len(box.char) == 1 and box.char.isascii())
 
 

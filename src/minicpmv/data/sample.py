@@ -26,7 +26,8 @@ class Sample:
         key: where it comes from, unique in its source: `train.jsonl:17`, `shard-3.tar:000042`, `pages:81`.
         messages: the turns; at least one of the assistant's.
         metadata: JSON values.
-        characters: every visible character of its one picture with its box in px, where a world knows them; not kept on
+        characters: every visible character of its one picture with its box in px, and a space for every gap between
+            words, where a world knows them; not kept on
             disk.
         things: int64 [items, rows, columns, 2], what every patch of its pictures or frames shows, as
             `shapes.thing_targets` says, where a world knows it; not kept on disk.

@@ -12,7 +12,7 @@ from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_world
 from minicpmv.data.worlds.glyphs import on_rows
 from minicpmv.data.worlds.shapes import COLOURS
-from minicpmv.data.worlds.strips import patch_targets
+from minicpmv.data.worlds.strips import NUM_CHARACTERS, patch_targets
 from minicpmv.errors import CheckpointError, ShapeContractError
 from minicpmv.generation.loading import bundled_folder, read_processor
 from minicpmv.messages import ImagePart, Message, TextPart
@@ -185,5 +185,5 @@ def test_the_losses_are_sums_over_what_is_asked() -> None:
     letters[0, 0], slots[0, 0, 0] = 3, 90
     assert heads.patch_loss(features, letters) > one > 0
     assert heads.slot_loss(tokens, slots) > other > 0
-    logits = heads.reader.letters(features)[1, 2 * 95 :]
+    logits = heads.reader.letters(features)[1, 2 * NUM_CHARACTERS :]
     assert one.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(40)).item(), rel=1e-5)

@@ -134,6 +134,31 @@ def draw_text(
     return boxes
 
 
+def with_gaps(text: str, characters: Sequence[CharacterBox]) -> list[CharacterBox]:
+    """The letters of printed text, and between the words of a line the gaps, each as the box of a space.
+
+    Args:
+        text: what is printed, lines joined by newlines.
+        characters: the boxes of its visible characters, in order. If they are not those of the text, none are added.
+    """
+    if "".join(text.split()) != "".join(box.char for box in characters):
+        return list(characters)
+    spaced: list[CharacterBox] = []
+    remaining = iter(characters)
+    is_gap = False
+    for character in text:
+        if character.isspace():
+            is_gap = character == " " and bool(spaced)
+            continue
+        box = next(remaining)
+        if is_gap:
+            before = spaced[-1]
+            spaced.append(CharacterBox(" ", before.x1, before.y0, max(before.x1, box.x0), before.y1))
+            is_gap = False
+        spaced.append(box)
+    return spaced
+
+
 def on_rows(characters: Sequence[CharacterBox]) -> list[CharacterBox]:
     """The same letters, those of a printed row all at one height: the median of the middles of their ink.
 

@@ -5,7 +5,8 @@
 A tower that must name the character in every slot of every patch learns letters from two to three times fewer
 pictures than one that sees a single short line, because nearly every patch carries a label.
 
-    a patch of 14 px has 3 slots; the target of a slot is the character whose centre lies in it, else 0
+    a patch of 14 px has 3 slots; the target of a slot is the character whose centre lies in it, or the gap between two
+    words, else 0
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,24 @@ from PIL import Image
 
 from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import Face, Split
-from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, on_rows, scale_boxes, unit_width
+from minicpmv.data.worlds.glyphs import (
+    CharacterBox,
+    draw_text,
+    glyph_sheet,
+    on_rows,
+    scale_boxes,
+    unit_width,
+    with_gaps,
+)
 from minicpmv.data.worlds.lines import SHEET_SIZES_PX
 from minicpmv.data.worlds.words import random_word
 
-NUM_CHARACTERS = 95
-"""Classes of a slot: 0 is blank (a space has no ink), and a visible character's class is its code minus 32."""
+NUM_CHARACTERS = 96
+"""Classes of a slot: 0 is blank, a visible character's class is its code minus 32, and the last is `GAP`."""
+
+GAP = 95
+"""Class of the middle of the gap between two words of a line: whether letters that stand apart belong to two words is
+hard to tell from letters alone."""
 
 STRIP_SIZES = ((28, 112), (56, 56), (42, 112), (42, 70), (56, 112))
 """Useful strip sizes (height, width) in px, multiples of 14: a blank tower learns its first letters fastest from small
@@ -35,11 +48,16 @@ _RESIZED_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StripSample:
-    """A strip uint8 [height, width, 3], its targets int64 [patches, 3] row by row, and boxes (also of cut letters)."""
+    """A strip uint8 [height, width, 3], its targets int64 [patches, 3] row by row, and boxes, of cut letters too."""
 
     image: NDArray[np.uint8]
     targets: NDArray[np.int64]
     characters: list[CharacterBox]
+
+
+def class_of(char: str) -> int:
+    """The class of a printable character, or of the gap that a space is."""
+    return GAP if char == " " else ord(char) - 32
 
 
 def patch_targets(
@@ -48,15 +66,15 @@ def patch_targets(
     """Which character's centre lies in each slot of each patch.
 
     Args:
-        characters: boxes in px; those with a centre outside the picture are ignored.
+        characters: boxes in px, a space for a gap; those with a centre outside the picture are ignored.
         height: picture height in px, a multiple of `patch`.
         width: picture width in px, a multiple of `patch`.
         patch: side of a patch in px.
         slots: slots per patch, side by side.
 
     Returns:
-        int64 [patches, slots], patches row by row; 0 = blank, else the code minus 32. If two centres fall into one
-        slot, the one nearer to the slot's middle wins.
+        int64 [patches, slots], patches row by row; 0 = blank, `GAP`, else the code minus 32. If two centres fall into
+        one slot, the one nearer to the slot's middle wins, and any letter over a gap.
     """
     columns = width // patch
     slot_px = patch / slots
@@ -68,10 +86,10 @@ def patch_targets(
             continue
         slot = int(x / slot_px)
         place = int(y / patch) * columns * slots + slot
-        distance = abs(x - (slot + 0.5) * slot_px)
+        distance = abs(x - (slot + 0.5) * slot_px) + (patch / 2 if char == " " else 0)
         if distance < nearest.get(place, patch):
             nearest[place] = distance
-            targets[place] = ord(char) - 32
+            targets[place] = class_of(char)
     return targets.reshape(-1, slots)
 
 
@@ -123,6 +141,7 @@ def _fill(generator: Generator, mask: NDArray[np.uint8], face: Face, split: Spli
         while length < needed:
             words.append(random_word(generator, split))
             length += 0.25 + unit_width(face, words[-1])
-        boxes += draw_text(mask, sheet, " ".join(words), x, baseline, tracking_px=tracking_px)
+        text = " ".join(words)
+        boxes += with_gaps(text, draw_text(mask, sheet, text, x, baseline, tracking_px=tracking_px))
         baseline += step
     return boxes

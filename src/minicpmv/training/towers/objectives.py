@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.glyphs import on_rows
+from minicpmv.data.worlds.glyphs import on_rows, with_gaps
 from minicpmv.data.worlds.lines import LINE_SIZES, PARAGRAPH_LINES, LineSample, lines_that_fit, render_line
 from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
@@ -182,7 +182,7 @@ def lettered_lines(
         num_lines = lines_that_fit(generator, size, most if is_full or not full else 1)
         words = FULL_WORDS if is_full else SHORT_WORDS
         lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines, max_words=words)
-        characters = on_rows(lines.characters)
+        characters = on_rows(with_gaps(lines.text, lines.characters))
         labels = PatchLabels.of_text(patch_targets(characters, *size))
         yield lines, labels, letters_in_slots(characters, *size, num_queries)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minicpmv.data.worlds.glyphs import CharacterBox
-from minicpmv.data.worlds.strips import NUM_CHARACTERS
+from minicpmv.data.worlds.strips import NUM_CHARACTERS, class_of
 from minicpmv.training.towers.initialisation import looking_places
 from minicpmv.training.towers.patch_reading import counted_slots
 
@@ -43,7 +43,7 @@ TOKEN_RMS = 0.05
 """Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""
 
 SHARPNESS = 8.0
-"""Logit of a feature that is exactly the wanted code; with 95 letters, 97 % of the probability."""
+"""Logit of a feature that is exactly the wanted code; with 96 classes, 97 % of the probability."""
 
 
 class SlotCodes(nn.Module):
@@ -83,23 +83,23 @@ def letters_in_slots(
         patch: side of a patch, in px.
 
     Returns:
-        int64 [queries, places]; 0 = none, `UNCLEAR`, else the code minus 32. A letter belongs where its centre lies; of
-        two of one row of text in the same place the later one stays.
+        int64 [queries, places]; 0 = none, `UNCLEAR`, else `strips.class_of`. A letter or gap belongs where its centre
+        lies; of two of one row of text in the same place the later one stays, and any letter over a gap.
     """
     pairs = reversed(list(enumerate(looking_places(num_queries))))
     owner = {patch: (index, half) for index, pair in pairs for half, patch in enumerate(pair)}
     letters = np.zeros((num_queries, PLACES), dtype=np.int64)
     heights: dict[tuple[int, int], float] = {}
-    for char, x0, y0, x1, y1 in characters:
+    for char, x0, y0, x1, y1 in sorted(characters, key=lambda box: box.char != " "):
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        if char == " " or not (0 <= x < width and 0 <= y < height):
+        if not (0 <= x < width and 0 <= y < height):
             continue
         slot = owner.get((int(y // patch), int(x // patch)))
         if slot is None:
             continue
         place = slot[0], slot[1] * THIRDS + int(x % patch * THIRDS / patch)
         is_clear = abs(heights.setdefault(place, y) - y) <= _SAME_ROW_PX
-        letters[place] = ord(char) - 32 if is_clear and letters[place] != UNCLEAR else UNCLEAR
+        letters[place] = class_of(char) if is_clear and letters[place] != UNCLEAR else UNCLEAR
     return letters
 
 

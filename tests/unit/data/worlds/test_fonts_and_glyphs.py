@@ -15,6 +15,7 @@ from minicpmv.data.worlds.glyphs import (
     scale_boxes,
     text_extent,
     unit_width,
+    with_gaps,
 )
 from minicpmv.errors import OptionError
 
@@ -142,3 +143,16 @@ def test_letters_of_a_row_come_to_lie_at_one_height_and_rows_stay_apart() -> Non
 def test_a_row_ends_where_the_next_letter_lies_far_below_though_to_the_right() -> None:
     left, right = CharacterBox("a", 0, 10, 8, 18), CharacterBox("b", 20, 30, 28, 42)
     assert on_rows([left, right]) == [left, right]
+
+
+def test_gaps_between_words_are_spaces_and_those_between_lines_are_not() -> None:
+    mask = np.zeros((64, 300), dtype=np.uint8)
+    sheet = glyph_sheet(BUILT_IN, 16)
+    boxes = [*draw_text(mask, sheet, "to  be", 10, 20), *draw_text(mask, sheet, "or not", 10, 42)]
+    spaced = with_gaps("to  be\nor not", boxes)
+    assert "".join(box.char for box in spaced) == "to beor not"
+    gap, before, after = spaced[2], spaced[1], spaced[3]
+    assert (gap.x0, gap.x1) == (before.x1, after.x0)
+    assert (gap.y0, gap.y1) == (before.y0, before.y1)
+    assert with_gaps("something else", boxes) == boxes
+    assert with_gaps("", []) == []

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from minicpmv.data.worlds.fonts import find_faces
-from minicpmv.data.worlds.glyphs import CharacterBox, on_rows
+from minicpmv.data.worlds.glyphs import CharacterBox, on_rows, with_gaps
 from minicpmv.data.worlds.lines import LINE_SIZES, render_line
+from minicpmv.data.worlds.strips import GAP, NUM_CHARACTERS
 from minicpmv.model.positions import sinusoid_2d
 from minicpmv.model.resampler import HEAD_WIDTH, Resampler
 from minicpmv.training.towers.initialisation import initialise_resampler, looking_places
@@ -52,16 +53,15 @@ def test_what_is_unclear_sounds_like_nothing() -> None:
 
 @pytest.mark.parametrize("size", LINE_SIZES)
 def test_the_slots_of_a_line_spell_it_in_reading_order(size: tuple[int, int]) -> None:
-    """Measured over 60 lines of each canvas: 0.97 to 1.00 spelled in order, at least 0.996 of the letters kept."""
+    """Measured over 40 lines of each canvas: 0.90 to 0.98 spelled in order, 0.994 of letters and gaps kept."""
     faces = find_faces("train", system=False)
     spelled = kept = letters_in_all = 0
     for seed in range(40):
         line = render_line(np.random.default_rng(seed), faces=faces, split="train", size=size)
-        letters = letters_in_slots(on_rows(line.characters), *size, QUERIES)
-        text = "".join(chr(code + 32) for code in letters.flatten() if code)
-        wanted = line.text.replace(" ", "")
-        spelled += text == wanted
-        kept, letters_in_all = kept + len(text), letters_in_all + len(wanted)
+        letters = letters_in_slots(on_rows(with_gaps(line.text, line.characters)), *size, QUERIES)
+        text = "".join(" " if code == GAP else chr(code + 32) for code in letters.flatten() if code)
+        spelled += text == line.text
+        kept, letters_in_all = kept + len(text), letters_in_all + len(line.text)
     # Two narrow letters may fall into the same third of a patch.
     assert spelled >= 0.9 * 40
     assert kept >= 0.99 * letters_in_all
@@ -116,6 +116,6 @@ def test_the_loss_falls_from_guessing_to_nearly_nothing_at_the_codes() -> None:
     table = codes.codes.weight
     guessing, _ = slot_loss(torch.zeros(2, QUERIES, WIDTH), table, letters, counted)
     knowing, right = slot_loss(codes(letters), table, letters, counted)
-    assert guessing.item() == pytest.approx(np.log(95), rel=1e-4)
+    assert guessing.item() == pytest.approx(np.log(NUM_CHARACTERS), rel=1e-4)
     assert knowing.item() < 1.0  # measured: 0.66, as a letter sounds half alike in all places at first
     assert right > 0.7  # measured: 0.79, before the language model has told the places apart
