@@ -138,4 +138,4 @@ def test_there_is_ink_at_the_centre_of_each_labelled_character(monkeypatch: pyte
             inside = 0 <= (x0 + x1) / 2 < 112 and 0 <= (y0 + y1) / 2 < 28
             assert not inside or char == " " or box.max() > 30
             middle = ink[max(0, int(y0)) : max(0, int(np.ceil(y1))), int((x0 + x1) / 2)] if inside else box
-            assert not inside or char != " " or np.median(middle) == 0  # the next row may reach in
+            assert not inside or char != " " or np.median(middle) < 30  # the next row may reach in
