@@ -65,7 +65,8 @@ def test_restoring_names_every_target_in_order() -> None:
         clean = TRAIN.page(again, PAGE_KINDS[int(again.random() * len(PAGE_KINDS))])
         covered = {target["region"] for target in targets if target["level"] == "high"}
         seen = [region.text for index, region in enumerate(clean.regions) if index not in covered]
-        assert sorted(box.char for box in sample.characters) == sorted("".join("".join(seen).split()))
+        letters = [box.char for box in sample.characters if box.char != " "]
+        assert sorted(letters) == sorted("".join("".join(seen).split()))
     assert levels == {"low", "moderate", "high"}
 
 

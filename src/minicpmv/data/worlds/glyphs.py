@@ -139,9 +139,10 @@ def with_gaps(text: str, characters: Sequence[CharacterBox]) -> list[CharacterBo
 
     Args:
         text: what is printed, lines joined by newlines.
-        characters: the boxes of its visible characters, in order. If they are not those of the text, none are added.
+        characters: the boxes of its visible characters, in order. If they are not those of the text, as where the box of
+            a whole line is all that is known, none are added.
     """
-    if "".join(text.split()) != "".join(box.char for box in characters):
+    if [character for character in text if not character.isspace()] != [box.char for box in characters]:
         return list(characters)
     spaced: list[CharacterBox] = []
     remaining = iter(characters)

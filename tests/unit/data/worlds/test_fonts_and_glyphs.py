@@ -156,3 +156,5 @@ def test_gaps_between_words_are_spaces_and_those_between_lines_are_not() -> None
     assert (gap.y0, gap.y1) == (before.y0, before.y1)
     assert with_gaps("something else", boxes) == boxes
     assert with_gaps("", []) == []
+    whole = [CharacterBox("to be", 0, 0, 40, 10)]
+    assert with_gaps("to be", whole) == with_gaps("tobe", whole) == whole
