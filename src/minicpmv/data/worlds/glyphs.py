@@ -139,8 +139,8 @@ def with_gaps(text: str, characters: Sequence[CharacterBox]) -> list[CharacterBo
 
     Args:
         text: what is printed, lines joined by newlines.
-        characters: the boxes of its visible characters, in order. If they are not those of the text, as where the box of
-            a whole line is all that is known, none are added.
+        characters: the boxes of its visible characters, in order. If they are not those of the text, as where only
+            the box of a whole line is known, none are added.
     """
     if [character for character in text if not character.isspace()] != [box.char for box in characters]:
         return list(characters)
