@@ -122,8 +122,12 @@ def test_words_are_continued_as_here(nano: Loaded, files: tuple[Path, Path]) -> 
 
 @pytest.mark.parametrize("question", ["Repeat this text: apples 42", "What is 17 + 25?", "What colour comes first?"])
 def test_words_weigh_as_much_as_here(question: str, nano: Loaded, files: tuple[Path, Path]) -> None:
+    check_next_words(nano, files, question)
+
+
+def check_next_words(loaded: Loaded, files: tuple[Path, Path], question: str) -> None:
     with torch.inference_mode():
-        scores = nano.model(**rendered(nano, question)).logits[0, -1].float().log_softmax(-1)
+        scores = loaded.model(**rendered(loaded, question)).logits[0, -1].float().log_softmax(-1)
     told = by_llama(files, [question], 1)[0]["logprobs"]["content"][0]["top_logprobs"]
     assert len(told) == 5
     for one in told:
@@ -136,13 +140,7 @@ def test_a_vocabulary_of_single_bytes_is_cut_as_here(nano: Loaded, tmp_path: Pat
     loaded = load(tmp_path / "model", device="cpu", dtype="float32")
     assert len(loaded.processor.tokenizer.encode("apples", add_special_tokens=False)) == len("apples")
     files = export_gguf(str(tmp_path / "model"), tmp_path / "exported", "f32")
-    question = "Repeat: apples 42, äöü €"
-    with torch.inference_mode():
-        scores = loaded.model(**rendered(loaded, question)).logits[0, -1].float().log_softmax(-1)
-    told = by_llama(files, [question], 1)[0]["logprobs"]["content"][0]["top_logprobs"]
-    assert len(told) == 5
-    for one in told:
-        assert scores[one["id"]].item() == pytest.approx(one["logprob"], abs=LOGPROB)
+    check_next_words(loaded, files, "Repeat: apples 42, äöü €")
 
 
 def test_pictures_are_read_as_here(nano: Loaded, files: tuple[Path, Path]) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from minicpmv.data.worlds.clips import CLIP_TASKS, render_clip
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.lines import PARAGRAPH_LINES
 from minicpmv.data.worlds.questions import READING, ask
 from minicpmv.data.worlds.scenes import THING_TASKS, render_scene
 from minicpmv.data.worlds.text import DESCRIBED_SCENES, LEARNED_SLOWLY, copy_pair, described_pair, text_pair
@@ -265,16 +264,13 @@ World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
 """Draws exchanges: source of randomness, faces, how many, queries of the resampler."""
 
 
-def lines_of(name: str, most: int, *, is_symbolic: bool, full: float = 0.0) -> World:
-    """A world of printed lines, at most so many below each other, on a canvas drawn for the whole batch.
-
-    `full` is the share of pictures that are full of text: `objectives.lettered_lines`.
-    """
+def lines_of(name: str, full: float, *, is_symbolic: bool) -> World:
+    """A world of printed lines, such a share of the pictures full of them, on a canvas drawn for the whole batch."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
         return [
             Exchange(name, (line.image,), STILL, ask(generator, READING), line.text, labels, letters, is_symbolic)
-            for line, labels, letters in lettered_lines(generator, faces, count, num_queries, most, full)
+            for line, labels, letters in lettered_lines(generator, faces, count, num_queries, full)
         ]
 
     return draw
@@ -331,9 +327,9 @@ def _described(generator: Generator, faces: Sequence[Face], count: int, num_quer
 
 
 WORLDS: Mapping[str, World] = {
-    "lines": lines_of("lines", 1, is_symbolic=False),
-    "paragraphs": lines_of("paragraphs", PARAGRAPH_LINES, is_symbolic=False, full=FULL_SHARE),
-    "slots": lines_of("slots", PARAGRAPH_LINES, is_symbolic=True, full=FULL_SHARE),
+    "lines": lines_of("lines", 0.0, is_symbolic=False),
+    "paragraphs": lines_of("paragraphs", FULL_SHARE, is_symbolic=False),
+    "slots": lines_of("slots", FULL_SHARE, is_symbolic=True),
     "scenes": _scenes,
     "clips": clips_of(CLIP_TASKS, "clips"),
     "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),

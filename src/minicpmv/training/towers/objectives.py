@@ -31,7 +31,7 @@ from minicpmv.training.towers.recipe import StageRecipe
 Batch = dict[str, Any]
 
 FULL_SHARE = 0.7
-"""Of pictures of several lines: how many are full of text. The others have one short line."""
+"""Of `paragraphs` and `slots`, how many are full of text. The others have one short line."""
 
 SHORT_WORDS, FULL_WORDS = 3, 8
 """Most words of a line; more than eight fit at no size that can be read."""
@@ -161,9 +161,9 @@ def strips_of(sizes: Sequence[tuple[int, int]]) -> "PictureWorld":
 
 
 def lettered_lines(
-    generator: Generator, faces: Sequence[Face], count: int, num_queries: int, most: int, full: float = 0.0
+    generator: Generator, faces: Sequence[Face], count: int, num_queries: int, full: float
 ) -> Iterator[tuple[LineSample, PatchLabels, NDArray[np.int64]]]:
-    """Pictures of at most so many lines below each other, one size for all, with the labels of patches and of slots.
+    """Pictures of one short line or full of lines, one size for all, with the labels of patches and of slots.
 
     One at a time: whoever draws a question to each keeps to the order of picture, question, picture.
 
@@ -172,14 +172,12 @@ def lettered_lines(
         faces: faces to choose from.
         count: how many.
         num_queries: queries of the resampler.
-        most: most lines of a picture.
-        full: share of pictures whose lines have as many words as fit; of the others, if there are any full ones, each
-            has a single short line.
+        full: share of pictures with several lines, if they fit, of as many words as fit.
     """
     size = LINE_SIZES[int(generator.integers(len(LINE_SIZES)))]
     for _ in range(count):
         is_full = generator.random() < full
-        num_lines = lines_that_fit(generator, size, most if is_full or not full else 1)
+        num_lines = lines_that_fit(generator, size, PARAGRAPH_LINES) if is_full else 1
         words = FULL_WORDS if is_full else SHORT_WORDS
         lines = render_line(generator, faces=faces, split="train", size=size, num_lines=num_lines, max_words=words)
         characters = on_rows(with_gaps(lines.text, lines.characters))
@@ -187,14 +185,11 @@ def lettered_lines(
         yield lines, labels, letters_in_slots(characters, *size, num_queries)
 
 
-def lines_of(most: int, full: float = 0.0) -> "PictureWorld":
-    """A world of pictures of lines, at most so many below each other, all of a batch in one of the sizes.
-
-    `full` is the share of pictures that are full of text: `lettered_lines`.
-    """
+def lines_of(full: float) -> "PictureWorld":
+    """A world of pictures of lines, such a share of them full of text, all of a batch in one of the sizes."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[LabelledPicture]:
-        drawn = lettered_lines(generator, faces, count, num_queries, most, full)
+        drawn = lettered_lines(generator, faces, count, num_queries, full)
         return [LabelledPicture(lines.image, labels, letters) for lines, labels, letters in drawn]
 
     return draw
@@ -212,8 +207,8 @@ PictureWorld = Callable[[Generator, Sequence[Face], int, int], list[LabelledPict
 READABLE: dict[str, PictureWorld] = {
     "strips": strips_of(STRIP_SIZES),
     "sheets": strips_of(LINE_SIZES),
-    "lines": lines_of(1),
-    "paragraphs": lines_of(PARAGRAPH_LINES, FULL_SHARE),
+    "lines": lines_of(0.0),
+    "paragraphs": lines_of(FULL_SHARE),
     "scenes": _scenes,
 }
 """Sources of labelled pictures by the name that recipes use; sheets are as large as what the tower is asked about."""
