@@ -41,8 +41,9 @@ def plan_of(sample: Sample, processor: MiniCPMVProcessor) -> SlicePlan:
     return processor.image_processor.geometry.plan(picture_size(sample.media[0]), 9)
 
 
-def test_a_picture_that_is_not_cut_has_the_labels_of_the_towers(processor: MiniCPMVProcessor) -> None:
-    sample = drawn("lines")
+@pytest.mark.parametrize("seed", range(12))
+def test_a_picture_that_is_not_cut_has_the_labels_of_the_towers(seed: int, processor: MiniCPMVProcessor) -> None:
+    sample = drawn("lines", seed)
     plan = plan_of(sample, processor)
     assert plan.overview == picture_size(sample.media[0])
     encoded = processor.encode_conversation(sample.messages)
