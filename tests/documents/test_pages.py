@@ -10,6 +10,7 @@ The rules a page follows:
 - `<!-- not run: reason -->` on the line before a block excuses it, for instance when it needs the released weights.
 """
 
+import inspect
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from minicpmv.data.sources import WORLDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -145,3 +148,10 @@ def test_the_annotated_tree_of_the_readme_names_only_what_exists() -> None:
             missing.append(path.relative_to(ROOT).as_posix())
     assert missing == []
     assert count > 5
+
+
+def test_the_table_of_worlds_has_all_of_them_with_all_their_options() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", (ROOT / "docs/how-to/data.md").read_text(), re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", options)) for name, options in rows}
+    taken = {name: set(inspect.signature(world).parameters) - {"studio"} for name, world in WORLDS.items()}
+    assert told == {name: options for name, options in taken.items() if not name.startswith("own_")}
