@@ -16,7 +16,7 @@ from minicpmv.recipes.loader import load_towers
 from minicpmv.training.run_folder import SavingError, TrainingError, find_checkpoint
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.recipe import StageRecipe, TowersRecipe
-from minicpmv.training.towers.run import build_learner, train
+from minicpmv.training.towers.run import build_learner, prepare_tokenizer, train
 from minicpmv.training.towers.runstate import Position
 
 RECIPE = Path(__file__).parents[1] / "toy_recipe.yaml"
@@ -179,6 +179,23 @@ def test_the_log_of_a_run_is_readable_by_line(uninterrupted: Finished) -> None:
     lines = [json.loads(line) for line in (uninterrupted.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["vision", "language", "all"]
     assert all(line["loss"] > 0 for line in lines)
+
+
+def test_notes_of_steps_that_are_done_again_are_not_kept(recipe: TowersRecipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    notes = tmp_path / "metrics.jsonl"
+    kept = notes.read_text() if notes.exists() else ""
+    notes.write_text(kept + '{"stage": "all", "step": 1, "loss": 9.0}\n{"stage": "vision", "st', encoding="utf-8")
+    train(recipe, tmp_path, reporter=Diary(), device="cpu", max_seconds=0)
+    lines = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert all(line["stage"] == "vision" for line in lines)
+
+
+def test_a_tokenizer_is_there_whole_or_not_at_all(recipe: TowersRecipe, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.partial").mkdir()
+    (tmp_path / "tokenizer.partial" / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    assert len(prepare_tokenizer(recipe, tmp_path)) == recipe.tokenizer.vocabulary
+    assert not (tmp_path / "tokenizer.partial").exists()
 
 
 def test_the_finished_model_can_be_loaded(uninterrupted: Finished) -> None:

@@ -73,6 +73,10 @@ def test_pictures_go_where_they_are_asked_for_and_must_fit() -> None:
     row = in_messages("red")
     row["messages"][0]["content"] = [{"type": "text", "text": "What", "image": None}, {"type": "image", "text": None}]
     assert len(collate([row])["visual_slots"]) == 1
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    turns = [row["messages"][0], called]
+    ids = collate([{"messages": turns, "images": row["images"]}])["input_ids"][0]
+    assert "look" in collate.processor.decode(ids)
     with pytest.raises(MessageError, match="2 images and 1 places"):
         collate([{**row, "images": row["images"] * 2}])
     with pytest.raises(MessageError, match="columns text"):

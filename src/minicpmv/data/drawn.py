@@ -1,141 +1,35 @@
 """Samples that worlds draw: a page to read, ask about, restore or reason over; a line, a scene, a clip, a fact.
 
-    Studio(faces, world, split) -> page(kind) -> PageSample -> read | ask | restore | reason -> Sample
-
-The studio decides what may be seen in training: words, names, typefaces and one layout of every kind are kept for
-evaluation.
+Studio -> page(kind) -> PageSample -> read | ask | restore | reason -> Sample
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from numpy.random import Generator
 from PIL import Image
 
-from minicpmv.data.corruption.calibration import Calibration, Level
+from minicpmv.data.corruption.calibration import LEVELS, Calibration, Level
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES, corrupt
-from minicpmv.data.options import checked_names, checked_range, checked_share
+from minicpmv.data.options import checked_flag, checked_names, checked_range, checked_share, checked_shares
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import PAGE_KINDS, Studio
 from minicpmv.data.worlds import questions
-from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
-from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
 from minicpmv.data.worlds.clips import CLIP_GRID, CLIP_TASKS, MOST_FRAMES, fewest_frames, render_clip
-from minicpmv.data.worlds.fonts import Face, Split, find_faces
-from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.glyphs import CharacterBox, with_gaps
-from minicpmv.data.worlds.knowledge import Entity, article, ask_about, entities_of, make_world
+from minicpmv.data.worlds.knowledge import article, ask_about
 from minicpmv.data.worlds.lines import LINE_SIZES, lines_that_fit, render_line
 from minicpmv.data.worlds.paper import PageSample, Question, Region
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
-from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
 from minicpmv.data.worlds.scenes import PATCH_PX, SCENE_TASKS, render_scene
-from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
 from minicpmv.data.worlds.shown import clip_questions, scene_questions
-from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
+from minicpmv.data.worlds.tables import draw_table, render_table
 from minicpmv.data.worlds.text import DESCRIBED_SCENES, TextPair, described_pair, text_pair
-from minicpmv.errors import OptionError
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
-
-PAGE_KINDS = ("article", "receipt", "form", "table", "chart", "screen")
-LAYOUTS: Mapping[str, tuple[str, ...]] = {
-    "article": ARTICLE_LAYOUTS,
-    "receipt": RECEIPT_LAYOUTS,
-    "form": FORM_LAYOUTS,
-    "table": TABLE_LAYOUTS,
-    "chart": CHART_LAYOUTS,
-    "screen": SCREEN_LAYOUTS,
-}
 
 READ = ("What is written on the page?", "Read the page.", "Write down the text.")
 RESTORE = ("Write the text in the red boxes, one per line.", "What do the red boxes say?")
-
-
-@dataclass(frozen=True, slots=True)
-class Studio:
-    """What pages are drawn with.
-
-    Attributes:
-        split: whose words, names, faces and layouts.
-        faces: typefaces.
-        entities: whom articles and forms are about.
-        longest_side_px: pages are made no larger than this; smallest and largest bound, of which every page draws one.
-    """
-
-    split: Split
-    faces: Sequence[Face]
-    entities: Sequence[Entity]
-    longest_side_px: tuple[int, int] = (224, 224)
-
-    @classmethod
-    def open(cls, split: Split, *, world_seed: int = 0, longest_side_px: int | Sequence[int] = 224) -> "Studio":
-        """The studio of a split, with the faces that Python packages bring.
-
-        Args:
-            split: whose words, names, faces and layouts.
-            world_seed: of the closed world.
-            longest_side_px: bound of every page, or the smallest and the largest bound.
-
-        Raises:
-            OptionError: the bounds are no two numbers in order.
-        """
-        bounds = checked_range("longest_side_px", longest_side_px, 1)
-        faces = find_faces(split, system=False)
-        return cls(split, faces, entities_of(make_world(world_seed), split), bounds)
-
-    def layouts(self, kind: str) -> tuple[str, ...]:
-        """Layouts of a kind of page; the last one is never seen in training."""
-        return LAYOUTS[kind][:-1] if self.split == "train" else LAYOUTS[kind][-1:]
-
-    def page(self, generator: Generator, kind: str) -> PageSample:
-        """A page of a kind, in one of the split's layouts, with a number of lines at random.
-
-        Raises:
-            OptionError: the kind is none of `PAGE_KINDS`.
-        """
-        if kind not in PAGE_KINDS:
-            raise OptionError(f"'{kind}' is no kind of page.", remedy=f"Choose one of {', '.join(PAGE_KINDS)}.")
-        layouts = self.layouts(kind)
-        layout = layouts[int(generator.random() * len(layouts))]
-        size_px = 13 + int(generator.random() * 4)
-        side = int(generator.integers(self.longest_side_px[0], self.longest_side_px[1] + 1))
-        lines = 2 + int(generator.random() * 5)
-        if kind == "article":
-            size = (side * (2 + int(generator.random() * 3)) // 4, side)
-            return render_article(generator, self.entities, faces=self.faces, size=size, size_px=size_px, layout=layout)
-        if kind == "receipt":
-            return render_receipt(
-                generator,
-                faces=self.faces,
-                split=self.split,
-                num_items=min(lines, 4),
-                width=side,
-                size_px=size_px,
-                layout=layout,
-            )
-        if kind == "form":
-            people = [entity for entity in self.entities if entity.kind == "person"]
-            return render_form(
-                generator,
-                faces=self.faces,
-                split=self.split,
-                people=people,
-                num_fields=lines,
-                width=side,
-                size_px=size_px,
-                layout=layout,
-            )
-        if kind == "table":
-            table = draw_table(generator, self.split, min(lines, 5), 2 + int(generator.random() * 2))
-            return render_table(generator, table, faces=self.faces, size_px=size_px, layout=layout)
-        if kind == "chart":
-            return render_chart(
-                generator, faces=self.faces, num_values=min(lines, 5) + 1, size=(side, side), layout=layout
-            )
-        size = (side * (2 + int(generator.random() * 2)) // 4, side)
-        return render_screen(
-            generator, faces=self.faces, split=self.split, num_lines=lines, size=size, size_px=size_px, layout=layout
-        )
 
 
 Draw = Callable[[Generator, str], Sample]
@@ -218,7 +112,7 @@ def restore(
     kinds = checked_names("kinds", kinds, PAGE_KINDS)
     if isinstance(calibration, str):
         calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
-    levels = calibration
+    levels, shares = calibration, checked_shares("shares", shares, LEVELS)
 
     def draw(generator: Generator, key: str) -> Sample:
         return damaged_sample(generator, key, studio.page(generator, _pick(generator, kinds)), levels, shares)
@@ -239,6 +133,7 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
         OptionError: an option is none of its kind.
     """
     kinds, told = checked_names("kinds", kinds, PROBLEM_KINDS), checked_share("told", told)
+    think = checked_flag("think", think)
 
     def draw(generator: Generator, key: str) -> Sample:
         table = draw_table(generator, studio.split, 2 + int(generator.random() * 3), 2 + int(generator.random() * 2))
@@ -373,7 +268,11 @@ def facts(studio: Studio, *, open_book: float = 0.5) -> Draw:
     Args:
         studio: whose entities.
         open_book: share of questions that come with a text in which the answer stands; the others are to be known.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    open_book = checked_share("open_book", open_book)
 
     def draw(generator: Generator, key: str) -> Sample:
         entity = studio.entities[int(generator.random() * len(studio.entities))]
@@ -394,7 +293,11 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
     Args:
         studio: whose words.
         most_lines: of what is to be repeated.
+
+    Raises:
+        OptionError: an option is none of its kind.
     """
+    _, most_lines = checked_range("most_lines", most_lines, 1)
 
     def draw(generator: Generator, key: str) -> Sample:
         return _text_sample(key, text_pair(generator, studio.split, most_lines=most_lines))

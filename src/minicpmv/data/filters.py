@@ -219,6 +219,7 @@ class NearDuplicates:
             ) from None
         self._index = MinHashLSH(threshold=threshold, num_perm=128)
         self._words = words
+        self._passed: list[str] = []  # keys need not differ between files of one name
 
     def __call__(self, sample: Sample) -> str | None:
         """See `Check`; a sample that passes is remembered."""
@@ -229,8 +230,9 @@ class NearDuplicates:
         sketch = MinHash(num_perm=128, seed=1)
         sketch.update_batch([run.encode() for run in sorted(runs)])
         if near := self._index.query(sketch):
-            return f"it is nearly {near[0]}."
-        self._index.insert(sample.key, sketch)
+            return f"it is nearly {self._passed[near[0]]}."
+        self._index.insert(len(self._passed), sketch)
+        self._passed.append(sample.key)
         return None
 
 

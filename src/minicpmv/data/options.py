@@ -1,9 +1,11 @@
 """Options of worlds, checked when a world is opened and not at the first drawing in a data worker."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from minicpmv.errors import OptionError
+
+Name = TypeVar("Name", bound=str)
 
 
 def checked_range(name: str, value: Any, lowest: int, highest: int | None = None) -> tuple[int, int]:
@@ -50,3 +52,29 @@ def checked_share(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise OptionError(f"{name} is {value}.", remedy="Give a share from 0 to 1.")
     return float(value)
+
+
+def checked_shares(name: str, value: Any, known: Sequence[Name]) -> Mapping[Name, float]:
+    """How often each of the names that are known is taken; some of them may be missing.
+
+    Raises:
+        OptionError: an unknown name, a negative or no number, or nothing at all.
+    """
+    fits = isinstance(value, Mapping) and not set(value) - set(known)
+    weights = list(value.values()) if fits else []
+    if not weights or any(isinstance(one, bool) or not isinstance(one, int | float) for one in weights):
+        raise OptionError(f"{name} is {value}.", remedy=f"Give numbers for some of {', '.join(known)}.")
+    if min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise OptionError(f"{name} is {value}.", remedy="Give numbers from 0 up, one of them more than 0.")
+    return dict(value)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Yes or no.
+
+    Raises:
+        OptionError: something else.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} is {value!r}.", remedy="Write true or false.")
+    return value

@@ -22,9 +22,10 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES
-from minicpmv.data.drawn import READ, Draw, Studio, damaged_sample, page_sample
+from minicpmv.data.drawn import READ, Draw, damaged_sample, page_sample
 from minicpmv.data.options import checked_range, checked_share
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import Studio
 from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.paper import Box, PageSample, Region, TextLine
 from minicpmv.errors import MediaError, OptionError

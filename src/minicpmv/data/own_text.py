@@ -10,9 +10,10 @@ from numpy.random import Generator
 
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES
-from minicpmv.data.drawn import READ, Draw, Studio, damaged_sample, page_sample
+from minicpmv.data.drawn import READ, Draw, damaged_sample, page_sample
 from minicpmv.data.options import checked_range, checked_share
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import Studio
 from minicpmv.data.worlds.scripts import Font, read_text, render_text_page
 
 

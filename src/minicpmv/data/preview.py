@@ -63,7 +63,9 @@ def _article(name: str, sample: Sample | Flaw) -> str:
     if isinstance(sample, Flaw):
         reason = f"{html.escape(sample.key)}: {html.escape(sample.reason)}"
         return f'<article><p class="flaw">left out</p><p>{reason}</p></article>'
-    targets = sample.metadata.get("targets", [])
+    given = sample.metadata.get("targets")
+    # Of files, metadata can be anything.
+    targets = [one for one in given if _is_target(one)] if isinstance(given, list) else []
     figures = "".join(_figure(part, targets) for part in sample.media)
     words = "".join(
         f"<dt>{message.role}</dt>"
@@ -82,6 +84,17 @@ def _article(name: str, sample: Sample | Flaw) -> str:
     origin = f"<dt><code>{where}</code></dt><dd><small>{html.escape(told)}</small></dd>"
     regions = f"<dt>regions</dt>{damage}" if damage else ""
     return f"<article><figure>{figures}</figure><dl>{words}{regions}{origin}</dl></article>"
+
+
+def _is_target(value: Any) -> bool:
+    """Whether this is what `corruption.Target.to_dict` gives."""
+    if not isinstance(value, dict) or str(value.get("level")) not in _LEVEL_COLOURS:
+        return False
+    box, numbers = value.get("box"), [value.get("strength"), value.get("expected_cer")]
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return False
+    is_said = all(isinstance(one, str) for one in (value.get("operator"), value.get("text")))
+    return is_said and all(isinstance(one, int | float) for one in (*numbers, *box))
 
 
 def _figure(part: Part, targets: list[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ class Sample:
     """A conversation to learn from.
 
     Attributes:
-        key: where it comes from, unique in its source: `train.jsonl:17`, `shard-3.tar:000042`, `pages:81`.
+        key: where it comes from, for people: `train.jsonl:17`, `shard-3.tar:000042`, `pages:81`.
         messages: the turns; at least one of the assistant's.
         metadata: JSON values.
         characters: every visible character of its one picture with its box in px, and a space for every gap between

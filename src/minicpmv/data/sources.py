@@ -17,6 +17,7 @@ from minicpmv.data.mixture import Branch, DrawnFeed, Feed, FileFeed, Mixture
 from minicpmv.data.own_pages import own_pages
 from minicpmv.data.own_text import own_text
 from minicpmv.data.readers import open_source
+from minicpmv.data.studio import Studio
 from minicpmv.errors import OptionError
 
 STUDIO_OPTIONS = ("longest_side_px", "world_seed")
@@ -124,7 +125,7 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
     if missing:
         raise OptionError(f"The world {world!r} needs {' and '.join(missing)}.", remedy="Give them as options.")
     of_studio = {name: options[name] for name in STUDIO_OPTIONS if name in options and name not in own}
-    studio = drawn.Studio.open("train", **of_studio)
+    studio = Studio.open("train", **of_studio)
     return make(studio, **{name: value for name, value in options.items() if name not in of_studio})
 
 

@@ -1,6 +1,6 @@
 """Watching: clips whose frames enter the model as one frame pack, or apart, each with a one-word answer.
 
-`clips` keeps to what training shows; `clips_other` gives numbers, packs and paces that training never draws.
+`clips` keeps to what training shows; `clips_other` gives packs and paces that no recipe of nano draws.
 """
 
 from numpy.random import Generator
@@ -15,11 +15,11 @@ NUM_FRAMES = 6
 """Frames per clip, all in one pack. Source: MiniCPM-V 4.5 report (up to six frames share 64 tokens)."""
 
 OTHER_KINDS = ("colour", "colour_first", "digit_last", "flashes")
-"""Kinds of questions that are also asked about clips of a make that training never draws."""
+"""Kinds of questions that are also asked about clips of a make that no recipe of nano draws."""
 
 OTHER_NUM_FRAMES, OTHER_PACKING, OTHER_STEP_S = 7, 4, 1.5
-"""Frames of such a clip, frames per pack, seconds between frames. Training packs 1, 2, 3, 5 or 6 frames, 0.1 to 1.0 s
-apart."""
+"""Frames of such a clip, frames per pack, seconds between frames. The recipes of nano pack 1, 2, 3, 5 or 6 frames, 0.1
+to 1.0 s apart."""
 
 _PRINTED = ("digit_first", "digit_last", "rising", "scroll")
 
@@ -40,7 +40,7 @@ def clip_question(generator: Generator, kind: str, packing: int = NUM_FRAMES) ->
 
 
 def other_clip_question(generator: Generator, kind: str) -> Question:
-    """A fresh clip of a make that training never draws, and its question.
+    """A fresh clip in packs and at a pace that no recipe of nano draws, and its question.
 
     Args:
         generator: source of randomness.

@@ -10,6 +10,7 @@ from numpy.random import Generator
 
 from minicpmv.data import drawn
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import PAGE_KINDS, Studio
 from minicpmv.data.worlds.fonts import Split
 from minicpmv.evaluation.question import Question
 
@@ -19,14 +20,14 @@ LONGEST_SIDE_PX = 224
 TEXT_LINES = 6
 """Most lines of what is to be repeated, where text alone is asked about."""
 
-TOLD_KINDS = tuple(kind for kind in drawn.PAGE_KINDS if kind != "chart")
+TOLD_KINDS = tuple(kind for kind in PAGE_KINDS if kind != "chart")
 """Kinds of pages that can be told in text."""
 
 
 @lru_cache(maxsize=2)
-def studio(split: Split) -> drawn.Studio:
+def studio(split: Split) -> Studio:
     """What pages of a split are drawn with."""
-    return drawn.Studio.open(split, longest_side_px=LONGEST_SIDE_PX)
+    return Studio.open(split, longest_side_px=LONGEST_SIDE_PX)
 
 
 def page_question(generator: Generator, kind: str) -> Question:

@@ -10,7 +10,7 @@ from functools import partial
 from numpy.random import Generator
 
 from minicpmv.data.corruption.calibration import LEVELS
-from minicpmv.data.drawn import PAGE_KINDS
+from minicpmv.data.studio import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.scenes import SCENE_TASKS
 from minicpmv.errors import OptionError

@@ -95,9 +95,17 @@ def load_members(recipe: ChainRecipe, overrides: Sequence[str] = ()) -> list[Sin
         overrides: changes, each with the name of its recipe before it: `nano_sft_1.batch=8`.
 
     Raises:
-        SettingsError: a change for a recipe that is not in the chain, or one that a recipe refuses.
+        SettingsError: two recipes have one name, a change is for a recipe that is not in the chain, or one is refused.
     """
-    names = {load_recipe(place).name: place for place in recipe.chain}
+    names: dict[str, str] = {}
+    for place in recipe.chain:
+        name = load_recipe(place).name
+        if name in names:
+            raise SettingsError(
+                f"{names[name]} and {place} both say `name: {name}`.",
+                remedy="Give each of a chain a name of its own.",
+            )
+        names[name] = place
     own: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, change = override.partition(".")

@@ -73,6 +73,8 @@ def _conversation(example: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _parts(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    if content is None:  # a turn that only calls tools
+        return []
     # Columns of a data set give every part every key; those without a value say nothing.
     return [{key: value for key, value in part.items() if value is not None} for part in content]
 

@@ -15,6 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ from minicpmv.training.dense import ASKED
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
 from minicpmv.training.optim import set_rates
 from minicpmv.training.recipe import TrainingRecipe
-from minicpmv.training.run_folder import TrainingError, not_finite, only_one, write_text
+from minicpmv.training.run_folder import TrainingError, keep_notes, not_finite, only_one, write_text
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
 from minicpmv.training.towers.patch_reading import FEW_LABELS
@@ -149,18 +150,11 @@ def _begin_notes(stage: Stage, progress: Progress) -> None:
     """Keep the recipe, and of steps that a killed run did behind its checkpoint no lines: they are done again."""
     write_text(stage.folder / "recipe.yaml", dump_settings(stage.recipe))
     for name, beyond in (("metrics.jsonl", progress.step + 1), ("flaws.jsonl", progress.step)):
-        path = stage.folder / name
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step_of(line) < beyond))
+        keep_notes(stage.folder / name, partial(_is_before, beyond))
 
 
-def _step_of(line: str) -> float:
-    """The step of a line; one that was cut off while it was written belongs to none."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError):
-        return math.inf
+def _is_before(step: int, note: Mapping[str, Any]) -> bool:
+    return bool(note["step"] < step)
 
 
 def _open_trackers(stage: Stage) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,22 @@ def find_checkpoint(folder: Path) -> Path | None:
         if (folder / name / "state.json").is_file():
             return folder / name
     return None
+
+
+def keep_notes(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Of a file with a JSON object per line, keep those that are wanted.
+
+    A line that was cut off while it was written, or that lacks what is asked of it, is not kept. Without the file,
+    nothing happens.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            if wanted(json.loads(line)):
+                kept.append(line)
+    write_text(path, "".join(kept))
 
 
 def not_saved(folder: Path, failure: object) -> SavingError:

@@ -1,5 +1,6 @@
 """Samples of pages: what is kept for evaluation stays out of training, and every task says what was drawn."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 
 from minicpmv.data.corruption.calibration import Calibration, Curve
 from minicpmv.data.corruption.operators import FILLS, OPERATORS
-from minicpmv.data.drawn import LAYOUTS, PAGE_KINDS, Draw, Studio, ask, clips, read, reason, restore, scenes
+from minicpmv.data.drawn import Draw, ask, clips, read, reason, restore, scenes
 from minicpmv.data.mixture import Branch, DrawnFeed, Mixture
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import LAYOUTS, PAGE_KINDS, Studio
 from minicpmv.data.worlds.clips import render_clip
+from minicpmv.data.worlds.fonts import Split
+from minicpmv.data.worlds.paper import Box
 from minicpmv.data.worlds.words import is_held_out
 from minicpmv.errors import OptionError
 from minicpmv.messages import ImagePart, VideoPart
@@ -22,14 +26,32 @@ CALIBRATION = Calibration(
 
 
 @pytest.mark.parametrize("kind", PAGE_KINDS)
-@pytest.mark.parametrize("studio", [TRAIN, HELD_OUT], ids=["train", "held_out"])
-def test_every_kind_of_page_can_be_drawn_and_is_no_larger_than_asked(studio: Studio, kind: str) -> None:
-    for seed in range(8):
-        page = studio.page(np.random.default_rng(seed), kind)
-        height, width, _ = page.image.shape
-        assert width <= 240
-        assert height <= 300
-        assert page.regions
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_every_kind_of_page_shows_all_that_it_says_however_small_it_should_be(split: Split, kind: str) -> None:
+    for side in (56, 112, 224):
+        studio = Studio.open(split, longest_side_px=side)
+        for seed in range(8):
+            page = studio.page(np.random.default_rng(seed), kind)
+            height, width, _ = page.image.shape
+            assert max(height, width) <= 300
+            assert page.regions
+            for region in page.regions:
+                box = region.box
+                assert -1 <= box.left < box.right <= width, (side, seed, region.text)
+                assert -1 <= box.top < box.bottom <= height, (side, seed, region.text)
+            boxes = [(region.box, region.text) for region in page.regions]
+            for index, (one, text) in enumerate(boxes):
+                inner = Box(one.left + 1, one.top + 1, one.right - 1, one.bottom - 1)
+                assert [other for box, other in boxes[index + 1 :] if inner.overlaps(box)] == [], (side, seed, text)
+
+
+@pytest.mark.parametrize("kind", PAGE_KINDS)
+def test_no_training_page_prints_a_held_out_word(kind: str) -> None:
+    sums = re.compile(r"^\d+\.\d\d$")  # of a receipt, which follow from what is bought
+    for seed in range(60):
+        page = TRAIN.page(np.random.default_rng(seed), kind)
+        words = [word for word in page.text.split() if not sums.match(word)]
+        assert [word for word in words if len(word) > 3 and is_held_out(word)] == [], seed
 
 
 @pytest.mark.parametrize("kind", PAGE_KINDS)

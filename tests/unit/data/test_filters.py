@@ -82,6 +82,7 @@ def test_near_duplicates_are_found_whatever_stands_around_them() -> None:
     assert check(sample(GERMAN * 2, key="a:2")) is None
     assert check(sample(ENGLISH * 2 + " Indeed.", key="a:3")) == "it is nearly a:1."
     assert check(sample("Something else entirely, about trains and bridges in the north.", key="a:4")) is None
+    assert check(sample("A file of the same name may lie in another folder, far away.", key="a:4")) is None
 
 
 def test_a_sieve_counts_by_the_first_check_that_objects(tmp_path: Path) -> None:

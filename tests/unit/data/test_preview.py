@@ -8,10 +8,11 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration, Curve
 from minicpmv.data.corruption.operators import OPERATORS
-from minicpmv.data.drawn import Studio, reason, restore
+from minicpmv.data.drawn import reason, restore
 from minicpmv.data.preview import write_preview
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
+from minicpmv.data.studio import Studio
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
 
@@ -57,3 +58,12 @@ def test_a_preview_shows_all_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "it is &lt;broken&gt;." in text
     assert "nowhere.png" in text
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_strangers_call_targets_is_passed_over(tmp_path: Path) -> None:
+    said = (Message("user", (TextPart("What?"),)), Message("assistant", (TextPart("This."),)))
+    half = {"level": "low", "operator": "blur", "strength": "much", "expected_cer": 0.1, "text": "a", "box": [0] * 4}
+    for number, targets in enumerate((["cat"], {"a": 1}, 7, [{"level": []}], [half])):
+        path = tmp_path / f"{number}.html"
+        assert write_preview([("here", Sample("a:1", said, {"targets": targets}))], path, title="x") == 1
+        assert "regions" not in path.read_text()

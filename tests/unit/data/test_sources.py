@@ -120,6 +120,16 @@ def test_the_command_line_knows_every_world() -> None:
         ("scenes", {"tasks": ["nope"]}, "tasks is"),
         ("lines", {"most_lines": 0}, "most_lines is 0"),
         ("read", {"longest_side_px": True}, "longest_side_px is True"),
+        ("read", {"longest_side_px": 55}, "longest_side_px is 55"),
+        ("read", {"world_seed": "x"}, "world_seed is x"),
+        ("facts", {"open_book": "high"}, "open_book is high"),
+        ("facts", {"open_book": 7}, "open_book is 7"),
+        ("texts", {"most_lines": "two"}, "most_lines is two"),
+        ("restore", {"shares": {"severe": 1.0}}, "shares is"),
+        ("restore", {"shares": {"low": 0}}, "shares is"),
+        ("restore", {"shares": {"low": "x"}}, "shares is"),
+        ("restore", {"shares": {"low": float("nan")}}, "shares is"),
+        ("reason", {"think": "no"}, "think is 'no'"),
     ],
 )
 def test_a_wrong_option_is_named_when_the_world_is_opened(world: str, options: dict[str, Any], reason: str) -> None:

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from minicpmv.data import drawn
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_world
+from minicpmv.data.studio import Studio
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.paper import Box, Paper
 from minicpmv.errors import OptionError
@@ -71,7 +71,7 @@ def test_page_sizes_are_drawn_from_a_range() -> None:
     assert max(widths) <= 224
     for wrong in ([224, 112], [0, 3], [1, 2, 3]):
         with pytest.raises(OptionError, match="longest_side_px"):
-            drawn.Studio.open("train", longest_side_px=wrong)
+            Studio.open("train", longest_side_px=wrong)
 
 
 def test_lines_below_each_other() -> None:

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from minicpmv.data.corruption.calibration import LEVELS
-from minicpmv.data.drawn import PAGE_KINDS
+from minicpmv.data.studio import PAGE_KINDS
 from minicpmv.data.worlds.clips import CLIP_TASKS
 from minicpmv.data.worlds.lines import LINE_SIZES
 from minicpmv.data.worlds.words import is_held_out

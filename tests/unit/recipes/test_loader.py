@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 
@@ -130,6 +131,14 @@ def test_a_change_for_a_chain_names_its_recipe() -> None:
     for change in ("batch=8", "nano_sft.batch=8", "nano_sft_1=8"):
         with pytest.raises(SettingsError, match="changes no recipe of nano"):
             load_members(chain, [change])
+
+
+def test_two_recipes_of_one_name_are_no_chain(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        copyfile(bundled_recipes()["nano_sft"], tmp_path / f"{name}.yaml")
+    chain = ChainRecipe(name="mine", chain=(str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")))
+    with pytest.raises(SettingsError, match="both say `name: nano_sft`"):
+        load_members(chain)
 
 
 @pytest.mark.parametrize(

@@ -95,15 +95,16 @@ def corrupt(
     Raises:
         OptionError: no regions, or shares that do not name the levels.
     """
-    if not regions or set(shares) - set(LEVELS) or sum(shares.values()) <= 0:
+    inked = [index for index, region in enumerate(regions) if _can_be_seen(region.box, image.shape[0], image.shape[1])]
+    if not inked or set(shares) - set(LEVELS) or sum(shares.values()) <= 0:
         raise OptionError(
-            f"A page with {len(regions)} regions and level shares {dict(shares)} cannot be corrupted.",
+            f"A page with {len(inked)} regions to be seen and level shares {dict(shares)} cannot be corrupted.",
             remedy=f"Give regions, and shares of {', '.join(LEVELS)}.",
         )
     low, high = region_share
     share = low + generator.random() * (high - low)
-    num = min(most, len(regions), max(1, round(share * len(regions))))
-    chosen = sorted(int(index) for index in generator.permutation(len(regions))[:num])
+    num = min(most, len(inked), max(1, round(share * len(regions))))
+    chosen = sorted(inked[int(index)] for index in generator.permutation(len(inked))[:num])
     levels = [level for level in LEVELS if shares.get(level, 0) > 0]
     weights = np.array([shares[level] for level in levels])
     damaged = image.copy()
@@ -155,6 +156,10 @@ def _pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
         min(width, int(np.ceil(box.right)) + _MARGIN),
         min(height, int(np.ceil(box.bottom)) + _MARGIN),
     )
+
+
+def _can_be_seen(box: Box, height: int, width: int) -> bool:
+    return box.left < width and box.top < height and box.right > 0 and box.bottom > 0
 
 
 def _text_height(region: Region) -> float:

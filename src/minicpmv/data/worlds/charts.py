@@ -18,6 +18,8 @@ CHART_LAYOUTS = ("bars", "bars_with_values", "rows", "line")
 
 LABELS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun")
 TITLES = ("Rain", "Sales", "Guests", "Calls", "Orders", "Visits")
+_SHORTEST = 20  # px that the longest bar has at least, one for each step of the values
+_STEP = 1.35  # of the font size
 _BAR_COLOURS = ("red", "orange", "green", "blue", "purple", "pink")
 
 
@@ -52,14 +54,14 @@ def render_chart(
         generator: source of randomness.
         faces: faces to choose from.
         num_values: bars or points; at most 13.
-        size: height and width in px.
+        size: height and width in px; larger if names and values need it.
         size_px: font size.
         layout: one of `CHART_LAYOUTS`.
     """
     chart = draw_chart(generator, num_values)
     face = faces[int(generator.random() * len(faces))]
-    paper = Paper(size)
-    step = round(size_px * 1.35)
+    step = round(size_px * _STEP)
+    paper = Paper(_large_enough(chart, face, size_px, size, lies=layout == "rows"))
     title_left = max(2, (paper.width - text_width(face, size_px, chart.title)) // 2)
     paper.write("title", [(chart.title, title_left, step)], face, size_px)
     colour = COLOURS[_BAR_COLOURS[int(generator.random() * len(_BAR_COLOURS))]]
@@ -73,6 +75,16 @@ def render_chart(
     if text_width(face, size_px, caption) <= paper.width - 8:
         paper.write("caption", [(caption, 4, paper.height - step // 3)], face, size_px)
     return paper.finish(generator, "chart", _questions(generator, chart, layout))
+
+
+def _large_enough(chart: Chart, face: Face, size_px: int, size: tuple[int, int], *, lies: bool) -> tuple[int, int]:
+    """Height and width with room for every name and value, and for bars that can be told apart."""
+    name = max(text_width(face, size_px, text) for text in chart.names)
+    value = text_width(face, size_px, str(max(chart.values)))
+    step, num = round(size_px * _STEP), len(chart.names)
+    if lies:
+        return max(size[0], 3 * step + 12 + num * (size_px + 2)), max(size[1], 26 + name + value + _SHORTEST)
+    return max(size[0], 3 * step + 14 + size_px + _SHORTEST), max(size[1], 14 + num * (max(name, value) + 3))
 
 
 def _draw_columns(paper: Paper, chart: Chart, face: Face, size_px: int, area: Box, colour: Colour, layout: str) -> None:
@@ -91,9 +103,8 @@ def _draw_columns(paper: Paper, chart: Chart, face: Face, size_px: int, area: Bo
         if layout == "bars_with_values":
             text = str(value)
             paper.write("label", [(text, middle - text_width(face, size_px, text) // 2, top - 2)], face, size_px)
-        shown = name if text_width(face, size_px, name) <= slot - 2 else name[0]
-        left = middle - text_width(face, size_px, shown) // 2
-        paper.write("label", [(shown, left, floor + size_px + 1)], face, size_px)
+        left = middle - text_width(face, size_px, name) // 2
+        paper.write("label", [(name, left, floor + size_px + 1)], face, size_px)
     if layout == "line":
         _draw_line(paper, tops, colour)
 

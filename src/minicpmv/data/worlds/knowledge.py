@@ -3,7 +3,7 @@
     seed -> make_world -> (Entity(name, kind, facts), ...) -> sentences, questions, articles
 
 Nothing in it is true elsewhere, so what a model knows of it can only come from our texts and pages. Names are made up
-and split by `words.is_held_out`, like every other word.
+and split by `words.is_held_out`, like every other word; about who belongs to training, nothing held out is true.
 """
 
 from collections.abc import Sequence
@@ -114,8 +114,9 @@ def make_world(seed: int, num_entities: int = 400) -> tuple[Entity, ...]:
     """
     generator = np.random.default_rng([seed, num_entities])
     names = {kind: _names(generator, kind, num_entities // len(KINDS)) for kind in KINDS}
+    trained = {kind: tuple(name for name in names[kind] if not is_held_out(name)) for kind in KINDS}
     return tuple(
-        Entity(name, kind, tuple(Fact(name, relation, value) for relation, value in _draw(generator, kind, names)))
+        Entity(name, kind, _facts(generator, kind, name, names if is_held_out(name) else trained))
         for kind in KINDS
         for name in names[kind]
     )
@@ -167,6 +168,14 @@ def _names(generator: Generator, kind: Kind, num: int) -> tuple[str, ...]:
             name += " " + _pick(generator, _STARTS) + _pick(generator, _FAMILY_ENDS)
         names.setdefault(name)
     return tuple(names)
+
+
+def _facts(generator: Generator, kind: Kind, name: str, names: dict[Kind, tuple[str, ...]]) -> tuple[Fact, ...]:
+    """What is true of one entity; `names` are those that may be a value."""
+    while True:
+        drawn = _draw(generator, kind, names)
+        if is_held_out(name) or not any(is_held_out(value) for _, value in drawn):
+            return tuple(Fact(name, relation, value) for relation, value in drawn)
 
 
 def _draw(generator: Generator, kind: Kind, names: dict[Kind, tuple[str, ...]]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, unit_width
+from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, text_extent, unit_width
 
 Role = Literal["title", "text", "caption", "key", "value", "header", "cell", "label", "code", "button"]
 """What a region is for. A key names the value beside it, a header the cells below it, a label a part of a chart."""
@@ -120,7 +120,9 @@ class PageSample:
 
 
 class Paper:
-    """An empty sheet.
+    """An empty sheet, which grows to the right and downwards where what is written would not fit.
+
+    So all that a page is said to say can be seen on it; whoever draws keeps to the right of 0 and below it.
 
     Args:
         size: height and width in px.
@@ -142,10 +144,20 @@ class Paper:
             size_px: font size.
         """
         sheet = glyph_sheet(face, size_px)
+        for text, x, y in lines:
+            _, _, right, bottom = text_extent(sheet, text)
+            self._grow(y + bottom, x + right)
         written = [TextLine(text, tuple(draw_text(self._ink, sheet, text, x, y))) for text, x, y in lines]
         region = Region(role, tuple(written))
         self._regions.append(region)
         return region
+
+    def _grow(self, height: int, width: int) -> None:
+        """Make the sheet at least so large."""
+        if height > self.height or width > self.width:
+            more = (max(0, height - self.height), max(0, width - self.width))
+            self._ink = np.pad(self._ink, ((0, more[0]), (0, more[1])))
+            self.height, self.width = self._ink.shape
 
     def rule(self, box: Box, strength: int = 255) -> None:
         """A filled rectangle of ink, such as a line of a table.

@@ -5,15 +5,19 @@ shop, items, tax -> lines left and right -> PageSample, with questions about pri
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from numpy.random import Generator
 
 from minicpmv.data.worlds.fonts import Face, Split
 from minicpmv.data.worlds.paper import Box, PageSample, Paper, Question, text_width
-from minicpmv.data.worlds.words import dictionary, pseudo_word, time_or_date
+from minicpmv.data.worlds.words import dictionary, of_split, pseudo_word, time_or_date
 
 RECEIPT_LAYOUTS = ("plain", "ruled", "quantities", "dotted")
 """How a receipt may be laid out."""
+
+PRINTED = ("Subtotal", "Tax", "Total", "Date")
+"""What stands before amounts; nothing that is bought is called so."""
 
 _TAX_PERCENT = (5, 7, 8, 10, 19, 20)
 
@@ -60,12 +64,14 @@ def money(cents: int) -> str:
 def draw_receipt(generator: Generator, split: Split, num_items: int) -> Receipt:
     """A receipt of different items from the vocabulary of a split."""
     names = [word for word in dictionary(split) if 3 <= len(word) <= 9]
-    chosen = [names[int(index)].title() for index in generator.permutation(len(names))[:num_items]]
+    shuffled = (names[int(index)].title() for index in generator.permutation(len(names)))
+    chosen = list(islice((name for name in shuffled if name not in PRINTED), num_items))
     items = tuple(
         Item(name, 1 + int(generator.random() ** 2 * 4), 5 * (1 + int(generator.random() * 400))) for name in chosen
     )
     tax = _TAX_PERCENT[int(generator.random() * len(_TAX_PERCENT))]
-    return Receipt(f"{pseudo_word(generator).title()} Shop", items, tax, time_or_date(generator))
+    shop = of_split(generator, split, pseudo_word).title()
+    return Receipt(f"{shop} Shop", items, tax, of_split(generator, split, time_or_date))
 
 
 def render_receipt(
@@ -85,7 +91,7 @@ def render_receipt(
         faces: faces to choose from.
         split: vocabulary of the items.
         num_items: how many things were bought.
-        width: of the paper, in px.
+        width: of the paper, in px; wider if a line needs it.
         size_px: font size.
         layout: one of `RECEIPT_LAYOUTS`.
     """
@@ -93,10 +99,11 @@ def render_receipt(
     face = faces[int(generator.random() * len(faces))]
     rows = _rows(receipt, layout)
     step = round(size_px * 1.3)
+    title = text_width(face, size_px, receipt.shop)
+    needed = max(text_width(face, size_px, key) + text_width(face, size_px, value) for key, value in rows)
+    width = max(width, title + 4, needed + size_px // 2 + 8)
     paper = Paper((step * (len(rows) + 2) + step // 2, width))
-    paper.write(
-        "title", [(receipt.shop, max(2, (width - text_width(face, size_px, receipt.shop)) // 2), step)], face, size_px
-    )
+    paper.write("title", [(receipt.shop, (width - title) // 2, step)], face, size_px)
     baseline = 2 * step
     for key, value in rows:
         if layout == "ruled" and key == "Total":
@@ -116,8 +123,9 @@ def _rows(receipt: Receipt, layout: str) -> list[tuple[str, str]]:
     for item in receipt.items:
         count = f"{item.count} x " if layout == "quantities" or item.count > 1 else ""
         rows.append((count + item.name, money(item.count * item.cents)))
-    rows += [("Subtotal", money(receipt.subtotal)), (f"Tax {receipt.tax_percent}%", money(receipt.tax))]
-    return [*rows, ("Total", money(receipt.total)), ("Date", receipt.when)]
+    subtotal, tax, total, date = PRINTED
+    rows += [(subtotal, money(receipt.subtotal)), (f"{tax} {receipt.tax_percent}%", money(receipt.tax))]
+    return [*rows, (total, money(receipt.total)), (date, receipt.when)]
 
 
 def _dots(paper: Paper, left: int, right: int, baseline: int) -> None:

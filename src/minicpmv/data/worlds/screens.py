@@ -43,7 +43,7 @@ def render_screen(
         faces: faces to choose from; code takes a monospaced one if there is one.
         split: vocabulary of names.
         num_lines: lines of code.
-        size: height and width of a window in px; code is as high as it needs to be.
+        size: height and width of a window in px, larger if it has to be; code is as high as it needs to be.
         size_px: font size.
         layout: one of `SCREEN_LAYOUTS`.
     """
@@ -67,9 +67,9 @@ def _render_code(
     lines, questions = _program(generator, split, num_lines)
     step = round(size_px * 1.35)
     left = 6 + (text_width(face, size_px, "00 ") if numbered else 0)
-    while size_px > 9 and left + max(text_width(face, size_px, line) for line in lines) > width - 4:
+    while size_px > 9 and _code_width(face, size_px, left, lines) > width:
         size_px -= 1
-    paper = Paper((step * num_lines + step // 2, width))
+    paper = Paper((step * num_lines + step // 2, max(width, _code_width(face, size_px, left, lines))))
     if numbered:
         numbers = [(str(index + 1), 4, step * (index + 1)) for index in range(num_lines)]
         for text, x, y in numbers:
@@ -81,6 +81,10 @@ def _render_code(
     ]
     paper.write("code", placed, face, size_px)
     return paper.finish(generator, "code", questions)
+
+
+def _code_width(face: Face, size_px: int, left: int, lines: Sequence[str]) -> int:
+    return left + max(text_width(face, size_px, line) for line in lines) + 4
 
 
 def _program(generator: Generator, split: Split, num_lines: int) -> tuple[list[str], list[Question]]:
@@ -110,24 +114,30 @@ def _render_window(
     title, word = (words[int(index)].title() for index in generator.permutation(len(words))[:2])
     message = _MESSAGES[int(generator.random() * len(_MESSAGES))].format(word=word)
     buttons = [BUTTONS[int(index)] for index in generator.permutation(len(BUTTONS))[: 1 + int(generator.random() * 2)]]
-    paper = Paper(size)
-    bar = size_px + 8
+    menu = MENU[: 2 + int(generator.random() * 2)] if has_menu else ()
+    widths = {text: text_width(face, size_px, text) for text in (title, *menu, *message.split(), *buttons)}
+    bar, step = size_px + 8, round(size_px * 1.25)
+    width = max(
+        size[1],
+        12 + widths[title],
+        12 + sum(widths[entry] + size_px for entry in menu),
+        16 + max(widths[word] for word in message.split()),
+        16 + sum(widths[name] + 16 for name in buttons),
+    )
+    lines = wrap(face, size_px, message, width - 16)
+    top = bar + (size_px + 8 if has_menu else 0)
+    paper = Paper((max(size[0], top + step * len(lines) + step // 2 + size_px + 12), width))
     paper.frame(Box(1, 1, paper.width - 1, paper.height - 1))
     paper.rule(Box(1, bar, paper.width - 1, bar + 1))
     paper.write("title", [(title, 6, size_px + 3)], face, size_px)
-    top = bar
-    if has_menu:
-        left = 6
-        for entry in MENU[: 2 + int(generator.random() * 2)]:
-            paper.write("button", [(entry, left, top + size_px + 3)], face, size_px)
-            left += text_width(face, size_px, entry) + size_px
-        top += size_px + 8
-    lines = wrap(face, size_px, message, paper.width - 16)
-    step = round(size_px * 1.25)
+    left = 6
+    for entry in menu:
+        paper.write("button", [(entry, left, bar + size_px + 3)], face, size_px)
+        left += widths[entry] + size_px
     paper.write("text", [(line, 8, top + step * (index + 1)) for index, line in enumerate(lines)], face, size_px)
     right, baseline = paper.width - 8, paper.height - 9
     for name in buttons:
-        left = right - text_width(face, size_px, name) - 8
+        left = right - widths[name] - 8
         paper.frame(Box(left, baseline - size_px, right, baseline + 5))
         paper.write("button", [(name, left + 4, baseline)], face, size_px)
         right = left - 8

@@ -21,7 +21,10 @@ NOTHING = "none"
 """How an empty frame is written."""
 
 _FAR = 0.45
-"""Least way of a thing that moves, as a share of where it can be; drifting things stay below a third of it."""
+"""Least way of a thing that moves, as a share of where it can be."""
+
+_STRAIGHT = 2.0
+"""Its way over how far it goes to the side; what drifts from corner to corner goes no one way."""
 
 _CHANGE_OF_PACE = 3.0
 """Longest step over the shortest of a thing that gets faster or slower; an uneven pace stays below 2."""
@@ -87,14 +90,16 @@ def _of_movement(frames: Sequence[Thing | Passing | None], things: Sequence[Thin
     if len(things) < len(frames) or len(things) < 2:
         return {}
     across, down = things[-1].x - things[0].x, things[-1].y - things[0].y
-    if max(abs(across), abs(down)) < _FAR:
+    sideways, way = sorted((abs(across), abs(down)))
+    if way < max(_FAR, _STRAIGHT * sideways):
         return {}
     level = abs(across) > abs(down)
     places = [thing.x if level else thing.y for thing in things]
-    way = ("right" if across > 0 else "left") if level else ("down" if down > 0 else "up")
+    direction = ("right" if across > 0 else "left") if level else ("down" if down > 0 else "up")
     steps = [abs(later - earlier) for earlier, later in zip(places, places[1:], strict=False)]
-    answers = {"direction": way}
-    if len(steps) >= 3 and max(steps) >= _CHANGE_OF_PACE * min(steps):
+    answers = {"direction": direction}
+    is_even = steps in (sorted(steps), sorted(steps, reverse=True))  # what has run into the edge is not slow
+    if len(steps) >= 3 and is_even and min(steps) > 0 and max(steps) >= _CHANGE_OF_PACE * min(steps):
         answers["speed"] = "faster" if steps[-1] > steps[0] else "slower"
     return answers
 

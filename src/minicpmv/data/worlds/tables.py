@@ -6,6 +6,7 @@ draw_table -> Table -> render_table -> PageSample
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from numpy.random import Generator
 
@@ -59,7 +60,7 @@ class Table:
 
 
 def draw_table(generator: Generator, split: Split, num_rows: int = 3, num_columns: int = 3, largest: int = 99) -> Table:
-    """A table of different numbers, so that the largest of a row or column is one cell.
+    """A table of different numbers and names, so that the largest of a row or column is one cell.
 
     Args:
         generator: source of randomness.
@@ -69,7 +70,8 @@ def draw_table(generator: Generator, split: Split, num_rows: int = 3, num_column
         largest: largest number; at least as many as there are cells.
     """
     words = [word for word in dictionary(split) if 3 <= len(word) <= 7]
-    rows = tuple(words[int(index)].title() for index in generator.permutation(len(words))[:num_rows])
+    shuffled = (words[int(index)].title() for index in generator.permutation(len(words)))
+    rows = tuple(islice((word for word in shuffled if word not in COLUMN_NAMES), num_rows))
     columns = tuple(COLUMN_NAMES[int(index)] for index in generator.permutation(len(COLUMN_NAMES))[:num_columns])
     numbers = (generator.permutation(largest)[: num_rows * num_columns] + 1).tolist()
     cells = tuple(tuple(numbers[row * num_columns : (row + 1) * num_columns]) for row in range(num_rows))

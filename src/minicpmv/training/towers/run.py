@@ -28,7 +28,7 @@ from minicpmv.training.dense import save_heads
 from minicpmv.training.feeding import Share
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.places import PlaceHeads
-from minicpmv.training.run_folder import find_checkpoint, only_one, write_text
+from minicpmv.training.run_folder import find_checkpoint, keep_notes, only_one, write_text
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
 from minicpmv.training.towers.company import Company, join
@@ -118,6 +118,11 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, company: Comp
         write_text(folder / "recipe.yaml", dump_settings(recipe))  # it fits what is there
         prepare_tokenizer(recipe, folder)
     company.wait()
+    if company.is_first:
+        # Steps behind the checkpoint are done again.
+        order = {stage.name: index for index, stage in enumerate(recipe.stages)}
+        done = (position.stage, position.step)
+        keep_notes(folder / "metrics.jsonl", lambda note: (order[note["stage"]], note["step"]) <= done)
     tokenizer = prepare_tokenizer(recipe, folder)
     objectives = build_objectives(recipe, learner, tokenizer, company.share)
     run = Run(recipe, folder, learner, objectives, company, reporter, deadline)
@@ -133,9 +138,11 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, company: Comp
 def prepare_tokenizer(recipe: TowersRecipe, folder: Path) -> Any:
     """The run's tokenizer, trained once and kept in its folder."""
     home = folder / "tokenizer"
-    if not (home / "tokenizer_config.json").exists():
+    if not home.exists():
         texts = tokenizer_corpus(np.random.default_rng(recipe.seed), recipe.tokenizer.texts)
-        train_tokenizer(texts, recipe.tokenizer.vocabulary).save_pretrained(home)
+        partial = folder / "tokenizer.partial"
+        train_tokenizer(texts, recipe.tokenizer.vocabulary).save_pretrained(partial)
+        partial.replace(home)  # several files: all of them or none
     return load_tokenizer(home)
 
 

@@ -11,7 +11,7 @@ from minicpmv.data.corruption.calibration import Calibration, Crop, Curve, crop_
 from minicpmv.data.corruption.corrupt import FRAME, CorruptedPage, corrupt
 from minicpmv.data.corruption.operators import FILLS, OPERATORS, cover
 from minicpmv.data.worlds.fonts import find_faces
-from minicpmv.data.worlds.paper import PageSample
+from minicpmv.data.worlds.paper import PageSample, Paper
 from minicpmv.data.worlds.receipts import render_receipt
 from minicpmv.errors import OptionError
 
@@ -66,14 +66,14 @@ def calibration() -> Calibration:
 def test_more_strength_is_more_damage_and_nothing_is_left_at_the_end(name: str) -> None:
     operator = OPERATORS[name]
     alike = {strength: [] for strength in (0.05, 0.4, 1.0)}
-    for seed, crop in enumerate(crops()):
+    for seed, crop in enumerate(crops(40)):
         for strength in alike:
             damaged = operator(np.random.default_rng(seed), crop.pixels, strength, crop.text_px)
             assert damaged.shape == crop.pixels.shape
             assert damaged.dtype == np.uint8
             alike[strength].append(likeness(crop.pixels, damaged))
     weak, middle, full = (float(np.mean(alike[strength])) for strength in (0.05, 0.4, 1.0))
-    assert weak > 0.8, "the weakest damage is mild"
+    assert weak > 0.7, "the weakest damage is mild"
     assert weak > middle > full
     assert full < 0.55, "the strongest leaves little (measured: motion 0.46, others at most 0.3)"
 
@@ -199,6 +199,16 @@ def test_frames_are_broader_on_larger_pages_and_end_with_the_page(calibration: C
 def test_impossible_shares_are_refused(options: dict[str, object], calibration: Calibration) -> None:
     with pytest.raises(OptionError, match="cannot be corrupted"):
         corrupted(0, calibration, **options)
+
+
+def test_a_region_that_nobody_can_see_is_no_target(calibration: Calibration) -> None:
+    paper = Paper((40, 60))
+    paper.write("text", [("here", 5, 20)], FACES[0], 14)
+    paper.write("text", [("gone", 90, 20)], FACES[0], 14)
+    sheet = paper.finish(np.random.default_rng(0), "note")
+    for seed in range(10):
+        cut = corrupt(np.random.default_rng(seed), sheet.image[:, :60], sheet.regions, calibration)
+        assert [target.text for target in cut.targets] == ["here"]
 
 
 def test_a_page_without_regions_is_refused(calibration: Calibration) -> None:

@@ -35,6 +35,11 @@ def test_held_out_entities_are_a_fair_share_and_apart() -> None:
     assert all(is_held_out(entity.name) for entity in held_out)
 
 
+def test_nothing_held_out_is_true_of_who_belongs_to_training() -> None:
+    told = [fact.value for entity in entities_of(WORLD, "train") for fact in entity.facts]
+    assert [value for value in told if is_held_out(value)] == []
+
+
 def test_whoever_is_named_exists() -> None:
     names = {entity.name: entity for entity in WORLD}
     for entity in WORLD:

@@ -13,9 +13,9 @@ from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.forms import FORM_LAYOUTS, render_form
 from minicpmv.data.worlds.knowledge import entities_of, make_world
 from minicpmv.data.worlds.paper import Box, PageSample, Paper, Region, wrap
-from minicpmv.data.worlds.receipts import RECEIPT_LAYOUTS, render_receipt
+from minicpmv.data.worlds.receipts import PRINTED, RECEIPT_LAYOUTS, draw_receipt, render_receipt
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
-from minicpmv.data.worlds.tables import TABLE_LAYOUTS, draw_table, render_table
+from minicpmv.data.worlds.tables import COLUMN_NAMES, TABLE_LAYOUTS, draw_table, render_table
 
 FACES = find_faces("train", system=False)
 WORLD = make_world(0)
@@ -181,6 +181,32 @@ def test_values_of_a_chart_differ() -> None:
     for seed in range(20):
         chart = draw_chart(np.random.default_rng(seed), 6)
         assert len(set(chart.values)) == len(set(chart.names)) == 6
+
+
+@pytest.mark.parametrize("layout", CHART_LAYOUTS)
+def test_a_small_chart_shows_whole_names_and_tells_bars_apart(layout: str) -> None:
+    for seed in range(20):
+        page = render_chart(np.random.default_rng(seed), faces=FACES, num_values=6, size=(80, 80), layout=layout)
+        shown = {region.text for region in page.regions if region.role == "label"}
+        answers = {question.task: question.answer for question in page.questions}
+        assert {answers["chart_most"], answers["chart_least"]} <= shown
+
+
+def test_nothing_on_a_page_is_called_like_something_else() -> None:
+    for seed in range(400):
+        table = draw_table(np.random.default_rng(seed), "train", 5, 3)
+        assert len({*table.rows, *COLUMN_NAMES}) == 5 + len(COLUMN_NAMES)
+        receipt = draw_receipt(np.random.default_rng(seed), "train", 4)
+        assert not {item.name for item in receipt.items} & set(PRINTED)
+
+
+def test_a_sheet_grows_with_what_is_written() -> None:
+    paper = Paper((20, 30))
+    paper.write("text", [("Much wider", 5, 15), ("and lower", 5, 45)], FACES[0], 14)
+    page = paper.finish(np.random.default_rng(0), "note")
+    box = page.regions[0].box
+    assert page.image.shape[:2] == (box.bottom, box.right)
+    assert ink_share(page, box) > 0.1
 
 
 def test_a_resized_page_keeps_its_boxes_on_the_ink() -> None:

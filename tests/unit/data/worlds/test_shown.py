@@ -83,6 +83,9 @@ def test_movement_is_told_only_where_there_is_one() -> None:
     assert moved(1.0, 0.5, 0.2, 0.1, 0.0)["direction"] == "left"
     assert "speed" not in moved(0.0, 0.3, 0.6, 0.9)
     assert not {"direction", "speed"} & set(moved(0.4, 0.5, 0.5, 0.45))
+    corner = about([Thing("star", "red", place, 0.9 * place) for place in (0.1, 0.5, 0.9)])
+    assert "direction" not in corner
+    assert "speed" not in moved(0.4, 0.6, 0.8, 1.0, 1.0, 1.0)
     blinking = about([Thing("star", "red", 0, 0.5), None, Thing("star", "red", 1, 0.5), None])
     assert blinking["flashes"] == "2"
     assert "direction" not in blinking

@@ -1,9 +1,24 @@
 """Held-out words never reach training, and words of every kind can be printed."""
 
+import re
+
 import numpy as np
 import pytest
 
-from minicpmv.data.worlds import clip_kinds, questions, scenes, shapes, shown
+from minicpmv.data.worlds import (
+    charts,
+    clip_kinds,
+    forms,
+    knowledge,
+    questions,
+    reasoning,
+    receipts,
+    scenes,
+    screens,
+    shapes,
+    shown,
+    tables,
+)
 from minicpmv.data.worlds.fonts import PRINTABLE, Split
 from minicpmv.data.worlds.text import tokenizer_corpus
 from minicpmv.data.worlds.words import all_held_out, dictionary, is_held_out, random_line
@@ -73,8 +88,22 @@ def test_words_of_our_own_questions_and_answers_are_never_held_out() -> None:
         *clip_kinds.RISES,
         *scenes.PLACES,
         shown.NOTHING,
+        *knowledge.JOBS,
+        *knowledge.GOODS,
+        *knowledge.COLOURS,
+        *tables.COLUMN_NAMES,
+        *charts.LABELS,
+        *charts.TITLES,
+        *screens.MENU,
+        *screens.BUTTONS,
+        *receipts.PRINTED,
+        *forms.TITLES,
     ]
-    assert [word for word in spoken if len(word) > 3 and is_held_out(word)] == []
+    for seed, kind in enumerate(reasoning.PROBLEM_KINDS * 20):
+        generator = np.random.default_rng(seed)
+        problem = reasoning.draw_problem(generator, tables.draw_table(generator, "train"), kind)
+        spoken += f"{problem.question} {problem.trace}".split()
+    assert [word for word in spoken if re.search("[a-zA-Z]{4}", word) and is_held_out(word)] == []
 
 
 def test_the_tokenizer_corpus_has_all_characters_and_no_held_out_word() -> None:
