@@ -1,7 +1,6 @@
 """`minicpmv serve`: the model over HTTP, as OpenAI's clients know it."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +47,7 @@ def serve(  # noqa: PLR0913  (every flag of the server is one parameter)
     from minicpmv.generation.engine.loop import EngineOptions
     from minicpmv.serve.running import Address
     from minicpmv.serve.running import serve as serve_until_stopped
-    from minicpmv.serve.service import MOST_MEDIA, ServeOptions
+    from minicpmv.serve.service import MOST_MEDIA, ServeOptions, served_names
 
     engine = EngineOptions(
         kv_bytes=int(kv_cache_gib * 2**30),
@@ -68,7 +67,7 @@ def serve(  # noqa: PLR0913  (every flag of the server is one parameter)
         timeout_s=timeout_s,
     )
     loaded = open_loaded(run)
-    name = (options.names or (Path(loaded.name).name,))[0]
+    name = served_names(options, loaded.name)[0]
     say(f"serving {name} at http://{host}:{port}/v1; Ctrl-C stops it")
     serve_until_stopped(loaded, engine, options, Address(host=host, port=port, drain_s=drain_s))
 

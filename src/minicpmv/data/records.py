@@ -2,7 +2,7 @@
 
     {"messages": [{"role", "content"}]}                                    our own form, and OpenAI's and transformers'
     {"conversations": [{"from", "value"}], "image" | "images" | "video"}   LLaVA's form, with <image> marks in the text
-    {"prompt" | "question", "completion" | "answer", "image" ...}          one question and its answer
+    {"prompt" | "question", "completion" | "answer", "image" | "document" ...}    one question and its answer
     {"caption" | "text", "image" | "video"}                                a picture or clip and what is said about it
 
 Names of media files are taken relative to the folder of the file that names them.
@@ -21,7 +21,13 @@ from minicpmv.messages import ROLES, parse_messages
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MARK = re.compile(r"<(image|video)>\n?|\n?<(image|video)>$")
-_MEDIA_KEYS = ("image", "images", "video", "videos")
+_MEDIA_KEYS = ("document", "documents", "image", "images", "video", "videos")
+_MISNAMED = {
+    **dict.fromkeys(("img", "imgs", "image_path", "picture", "pictures", "photo"), "image"),
+    **dict.fromkeys(("clip", "clips", "video_path"), "video"),
+    **dict.fromkeys(("pdf", "pdfs"), "document"),
+}
+"""Keys that would be passed over, and a question about a picture learned without it."""
 _SOURCE_KEYS = ("path", "image", "video", "document")
 CAPTION_QUESTION = "Describe what you see."
 """What is asked about a picture or clip that comes with a caption and no question. Ours."""
@@ -65,6 +71,10 @@ def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
             raise MessageError("messages is not a list.", remedy='Give [{"role": ..., "content": ...}].')
         return [_resolved_turn(turn, folder) for turn in turns]
     media = _media(record, folder)
+    if not media and (wrong := next((key for key in _MISNAMED if record.get(key) is not None), None)):
+        raise MessageError(f"a record has the key {wrong}.", remedy=f"Call it {_MISNAMED[wrong]}.")
+    documents = [part for part in media if part["type"] == "document"]
+    media = [part for part in media if part["type"] != "document"]
     if record.get("conversations") is not None:  # a table gives every record every column
         if not isinstance(record["conversations"], list | tuple) or not record["conversations"]:
             raise MessageError("conversations is no list of turns.", remedy='Give [{"from": ..., "value": ...}].')
@@ -85,7 +95,15 @@ def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
             remedy="Write one mark for each, or none at all.",
         )
     pending = {kind: [part for part in media if part["type"] == kind] for kind in ("image", "video")}
-    return [{"role": role, "content": _split(text, pending) if role == "user" else text} for role, text in turns]
+    said: list[dict[str, Any]] = [
+        {"role": role, "content": _split(text, pending) if role == "user" else text} for role, text in turns
+    ]
+    if documents:  # no mark stands for them: they come before everything else
+        asking = next((turn for turn in said if turn["role"] == "user"), None)
+        if asking is None:
+            raise MessageError("a record has a document and nobody who asks.", remedy="Write a user's turn.")
+        asking["content"] = [*documents, *asking["content"]]
+    return said
 
 
 def _llava_turn(turn: Any) -> tuple[str, str]:
@@ -112,7 +130,7 @@ def _question_and_answer(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """The pictures and clips that stand beside the text, in order."""
+    """The documents, pictures and clips that stand beside the text, in order."""
     found = []
     for name in _MEDIA_KEYS:
         value = record.get(name)

@@ -112,6 +112,11 @@ class Answers:
             handle.cancel()
 
 
+def served_names(options: ServeOptions, loaded: str) -> tuple[str, ...]:
+    """What requests may call the model: as asked for, or the folder's name or the hub id that was loaded."""
+    return options.names or (Path(loaded).name if Path(loaded).is_dir() else loaded,)
+
+
 class Service:
     """Everything between HTTP and the engine.
 
@@ -123,7 +128,7 @@ class Service:
 
     def __init__(self, loaded: "Loaded", engine: Engine, options: ServeOptions) -> None:
         self.loaded, self.engine, self.options = loaded, engine, options
-        self.names = options.names or (Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,)
+        self.names = served_names(options, loaded.name)
         self.uploads = Uploads(options.upload_bytes)
         self._grammars = Grammars(engine.model, loaded.processor.tokenizer, engine.terminators)
 

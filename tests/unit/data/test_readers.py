@@ -69,6 +69,8 @@ def test_without_marks_media_come_first() -> None:
     assert parts(record) == [ImagePart("/data/a.png"), VideoPart("/data/b.mp4"), TextPart("What?")]
     assert parts({"video": "b.mp4", "text": "A walk."}) == [VideoPart("/data/b.mp4"), TextPart(CAPTION_QUESTION)]
     assert parts({"prompt": "2 + 2?", "completion": "4"}) == [TextPart("2 + 2?")]
+    record = {"document": "a.pdf", "image": "b.png", "question": "<image>What?", "answer": "That."}
+    assert parts(record) == [DocumentPart("/data/a.pdf"), ImagePart("/data/b.png"), TextPart("What?")]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,8 @@ def test_without_marks_media_come_first() -> None:
         ({"messages": [{"role": "user", "content": "hello"}]}, "no assistant"),
         ({"messages": [{"role": "cat", "content": "hello"}]}, "role"),
         ({"prompt": "a", "completion": 3}, "has the keys"),
+        ({"img": "a.png", "prompt": "What?", "completion": "That."}, "has the key img"),
+        ({"document": "a.pdf", "conversations": [{"from": "gpt", "value": "x"}]}, "nobody who asks"),
     ],
 )
 def test_what_is_wrong_with_a_record_is_said_with_its_place(record: Any, says: str) -> None:

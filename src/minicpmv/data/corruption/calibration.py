@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 
 from minicpmv.data.corruption.operators import OPERATORS, Pixels
 from minicpmv.errors import OptionError
@@ -147,7 +146,17 @@ def measure(
 
 
 def error_rate(crops: Sequence[Crop], texts: Sequence[str]) -> float:
-    """Edits over characters, all crops together, at most 1."""
+    """Edits over characters, all crops together, at most 1.
+
+    Raises:
+        OptionError: rapidfuzz is not installed.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise OptionError(
+            "Counting character errors needs rapidfuzz.", remedy="Install it: pip install 'minicpmv[train]'."
+        ) from None
     edits = sum(Levenshtein.distance(crop.text, text) for crop, text in zip(crops, texts, strict=True))
     return min(1.0, edits / max(1, sum(len(crop.text) for crop in crops)))
 

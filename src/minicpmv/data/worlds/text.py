@@ -22,8 +22,8 @@ DESCRIBED_SCENES = (*THING_TASKS, "relation")
 """What can be asked about a picture in words."""
 
 LEARNED_SLOWLY = (
-    ("direction", "speed", "flashes", "scroll", *2 * ("rising",), *3 * ("num_colours",)),
-    (*3 * ("colour_of",), *3 * ("count_of",), *3 * ("relation",)),
+    ("direction", "speed", "flashes", "scroll", "rising", *5 * ("num_colours",)),
+    (*6 * ("colour_of",), *6 * ("count_of",), *6 * ("relation",)),
 )
 """Tasks of clips and of pictures that a small language model does not learn by the way, even in words.
 

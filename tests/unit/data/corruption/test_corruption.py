@@ -1,5 +1,6 @@
 """Damage grows with its strength, levels mean what a reader can read, and targets say what was there."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -214,3 +215,9 @@ def test_a_region_that_nobody_can_see_is_no_target(calibration: Calibration) -> 
 def test_a_page_without_regions_is_refused(calibration: Calibration) -> None:
     with pytest.raises(OptionError, match="0 regions"):
         corrupt(np.random.default_rng(0), np.zeros((9, 9, 3), np.uint8), [], calibration)
+
+
+def test_without_rapidfuzz_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    with pytest.raises(OptionError, match="needs rapidfuzz"):
+        error_rate(crops(1), ["x"])
