@@ -12,7 +12,14 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import LEVELS, Calibration, Level
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES, corrupt
-from minicpmv.data.options import checked_flag, checked_names, checked_range, checked_share, checked_shares
+from minicpmv.data.options import (
+    checked_flag,
+    checked_names,
+    checked_number,
+    checked_range,
+    checked_share,
+    checked_shares,
+)
 from minicpmv.data.sample import Sample
 from minicpmv.data.studio import PAGE_KINDS, Studio
 from minicpmv.data.worlds import questions
@@ -297,7 +304,7 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
     Raises:
         OptionError: an option is none of its kind.
     """
-    _, most_lines = checked_range("most_lines", most_lines, 1)
+    most_lines = checked_number("most_lines", most_lines, 1)
 
     def draw(generator: Generator, key: str) -> Sample:
         return _text_sample(key, text_pair(generator, studio.split, most_lines=most_lines))

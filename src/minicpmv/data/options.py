@@ -31,6 +31,17 @@ def checked_range(name: str, value: Any, lowest: int, highest: int | None = None
     return pair[0], pair[1]
 
 
+def checked_number(name: str, value: Any, lowest: int) -> int:
+    """A whole number.
+
+    Raises:
+        OptionError: none, or below the lowest.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise OptionError(f"{name} is {value}.", remedy=f"Give one number from {lowest}.")
+    return value
+
+
 def checked_names(name: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:
     """Some of the names that are known, at least one.
 

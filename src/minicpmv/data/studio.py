@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from minicpmv.data.options import checked_range
+from minicpmv.data.options import checked_number, checked_range
 from minicpmv.data.worlds.articles import ARTICLE_LAYOUTS, render_article
 from minicpmv.data.worlds.charts import CHART_LAYOUTS, render_chart
 from minicpmv.data.worlds.fonts import Face, Split, find_faces
@@ -46,7 +46,8 @@ class Studio:
         faces: typefaces.
         entities: whom articles and forms are about.
         longest_side_px: pages are made no larger than this unless what stands on them needs it; smallest and largest
-            bound, of which every page draws one. Receipts, forms and code are as high, tables as large as they need.
+            bound, of which every page draws one. Receipts, forms and code are as high as they need to be, tables as
+            large.
     """
 
     split: Split
@@ -67,7 +68,7 @@ class Studio:
             OptionError: the bounds are no two numbers in order, or the seed is none.
         """
         bounds = checked_range("longest_side_px", longest_side_px, SMALLEST_SIDE_PX)
-        (world_seed, _) = checked_range("world_seed", world_seed, 0)
+        world_seed = checked_number("world_seed", world_seed, 0)
         faces = find_faces(split, system=False)
         return cls(split, faces, entities_of(make_world(world_seed), split), bounds)
 

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-EXTRAS = ("rapidfuzz", "jiwer", "peft", "fontTools", "datasketch", "pyarrow", "fastapi", "gradio", "gguf")
+EXTRAS = ("rapidfuzz", "jiwer", "peft", "fontTools", "matplotlib", "datasketch", "pyarrow", "fastapi", "gradio", "gguf")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process that has none of the extras' packages."""
+    """A command in a process that cannot import the packages of `EXTRAS`."""
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r}))\n"
         f"from minicpmv.cli.main import main; sys.exit(main({list(words)!r}))"

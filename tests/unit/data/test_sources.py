@@ -122,6 +122,8 @@ def test_the_command_line_knows_every_world() -> None:
         ("read", {"longest_side_px": True}, "longest_side_px is True"),
         ("read", {"longest_side_px": 55}, "longest_side_px is 55"),
         ("read", {"world_seed": "x"}, "world_seed is x"),
+        ("facts", {"world_seed": [1, 3]}, "world_seed is"),
+        ("texts", {"most_lines": [2, 5]}, "most_lines is"),
         ("facts", {"open_book": "high"}, "open_book is high"),
         ("facts", {"open_book": 7}, "open_book is 7"),
         ("texts", {"most_lines": "two"}, "most_lines is two"),

@@ -93,7 +93,7 @@ def corrupt(
         most: most targets.
 
     Raises:
-        OptionError: no regions, or shares that do not name the levels.
+        OptionError: no regions that can be seen, or shares that do not name the levels.
     """
     inked = [index for index, region in enumerate(regions) if _can_be_seen(region.box, image.shape[0], image.shape[1])]
     if not inked or set(shares) - set(LEVELS) or sum(shares.values()) <= 0:

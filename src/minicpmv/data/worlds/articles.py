@@ -28,6 +28,8 @@ def render_article(
 ) -> PageSample:
     """A page about one entity, with as much text as fits, from a second and third entity if there is room.
 
+    It is larger than asked for where not even one sentence would fit.
+
     Args:
         generator: source of randomness.
         entities: whom pages may be about.
@@ -41,12 +43,14 @@ def render_article(
     subject = entities[int(generator.random() * len(entities))]
     margin = max(3, round(_MARGIN * min(size)))
     step = round(size_px * (1.15 + 0.2 * generator.random()))
-    top = _write_title(generator, paper, face, subject.name, size_px + 3, margin, layout)
     sentences, told = _sentences(generator, subject, entities)
     columns = 2 if layout == "two_columns" else 1
     gap = 2 * margin
+    narrowest = min(_longest_word(face, size_px, text) for text in sentences)
+    paper.grow(0, columns * narrowest + (columns - 1) * gap + 2 * margin)
+    top = _write_title(generator, paper, face, subject.name, size_px + 3, margin, layout)
     width = (paper.width - 2 * margin - (columns - 1) * gap) // columns
-    sentences = [text for text in sentences if _fits(face, size_px, text, width)]
+    sentences = [text for text in sentences if _longest_word(face, size_px, text) <= width]
     written: list[str] = []
     if layout == "caption_first" and sentences:
         written.append(sentences.pop(0))
@@ -55,7 +59,7 @@ def render_article(
         left, baseline = margin + column * (width + gap), top + size_px
         while sentences:
             lines = wrap(face, size_px, sentences[0], width)
-            if baseline + step * (len(lines) - 1) > paper.height - margin:
+            if written and baseline + step * (len(lines) - 1) > paper.height - margin:
                 break
             paper.write("text", _placed(lines, left, baseline, step), face, size_px)
             baseline += step * len(lines) + (step // 3 if generator.random() < 0.3 else 0)
@@ -90,9 +94,9 @@ def _sentences(generator: Generator, subject: Entity, entities: Sequence[Entity]
     return list(told), told
 
 
-def _fits(face: Face, size_px: int, text: str, width: int) -> bool:
-    """Whether every word fits into a column."""
-    return all(text_width(face, size_px, word) <= width for word in text.split())
+def _longest_word(face: Face, size_px: int, text: str) -> int:
+    """Width in px that a column needs at least."""
+    return max(text_width(face, size_px, word) for word in text.split())
 
 
 def _write_picture(paper: Paper, face: Face, size_px: int, text: str, margin: int, top: int, step: int) -> int:

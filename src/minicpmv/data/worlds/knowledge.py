@@ -15,6 +15,7 @@ from numpy.random import Generator
 
 from minicpmv.data.worlds.fonts import Split
 from minicpmv.data.worlds.words import is_held_out
+from minicpmv.errors import OptionError
 
 Kind = Literal["person", "town", "company", "thing"]
 KINDS: tuple[Kind, ...] = ("person", "town", "company", "thing")
@@ -22,6 +23,8 @@ KINDS: tuple[Kind, ...] = ("person", "town", "company", "thing")
 JOBS = ("baker", "doctor", "driver", "farmer", "lawyer", "miller", "nurse", "painter", "sailor", "teacher")
 GOODS = ("bread", "boats", "books", "clocks", "glass", "honey", "lamps", "paper", "shoes", "tea", "tools", "wool")
 COLOURS = ("black", "blue", "brown", "green", "grey", "red", "white", "yellow")
+
+_FEWEST_ENTITIES = 40
 
 _STARTS = (
     "Bal",
@@ -110,8 +113,13 @@ def make_world(seed: int, num_entities: int = 400) -> tuple[Entity, ...]:
 
     Args:
         seed: which world.
-        num_entities: at least 4.
+        num_entities: at least 40, so that every kind has names of both splits.
+
+    Raises:
+        OptionError: fewer.
     """
+    if num_entities < _FEWEST_ENTITIES:
+        raise OptionError(f"A world of {num_entities} entities is too small.", remedy=f"Ask for {_FEWEST_ENTITIES}.")
     generator = np.random.default_rng([seed, num_entities])
     names = {kind: _names(generator, kind, num_entities // len(KINDS)) for kind in KINDS}
     trained = {kind: tuple(name for name in names[kind] if not is_held_out(name)) for kind in KINDS}

@@ -146,13 +146,13 @@ class Paper:
         sheet = glyph_sheet(face, size_px)
         for text, x, y in lines:
             _, _, right, bottom = text_extent(sheet, text)
-            self._grow(y + bottom, x + right)
+            self.grow(y + bottom, x + right)
         written = [TextLine(text, tuple(draw_text(self._ink, sheet, text, x, y))) for text, x, y in lines]
         region = Region(role, tuple(written))
         self._regions.append(region)
         return region
 
-    def _grow(self, height: int, width: int) -> None:
+    def grow(self, height: int, width: int) -> None:
         """Make the sheet at least so large."""
         if height > self.height or width > self.width:
             more = (max(0, height - self.height), max(0, width - self.width))

@@ -74,9 +74,9 @@ def test_more_strength_is_more_damage_and_nothing_is_left_at_the_end(name: str) 
             assert damaged.dtype == np.uint8
             alike[strength].append(likeness(crop.pixels, damaged))
     weak, middle, full = (float(np.mean(alike[strength])) for strength in (0.05, 0.4, 1.0))
-    assert weak > 0.7, "the weakest damage is mild"
+    assert weak > 0.7, "the weakest damage is mild (measured: speckle 0.76, others at least 0.82)"
     assert weak > middle > full
-    assert full < 0.55, "the strongest leaves little (measured: motion 0.46, others at most 0.3)"
+    assert full < 0.55, "the strongest leaves little (measured: motion 0.45, others at most 0.37)"
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))

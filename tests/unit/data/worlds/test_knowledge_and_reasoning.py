@@ -17,6 +17,7 @@ from minicpmv.data.worlds.knowledge import (
 from minicpmv.data.worlds.reasoning import PROBLEM_KINDS, draw_problem
 from minicpmv.data.worlds.tables import Table, draw_table
 from minicpmv.data.worlds.words import is_held_out
+from minicpmv.errors import OptionError
 
 WORLD = make_world(0)
 
@@ -33,6 +34,14 @@ def test_held_out_entities_are_a_fair_share_and_apart() -> None:
     assert len(train) + len(held_out) == len(WORLD)
     assert 0.05 < len(held_out) / len(WORLD) < 0.4
     assert all(is_held_out(entity.name) for entity in held_out)
+
+
+def test_the_smallest_worlds_have_both_splits_and_smaller_ones_are_refused() -> None:
+    for seed in range(100):
+        world = make_world(seed, 40)
+        assert len({entity.kind for entity in entities_of(world, "train")}) == len(KINDS)
+    with pytest.raises(OptionError, match="39 entities"):
+        make_world(0, 39)
 
 
 def test_nothing_held_out_is_true_of_who_belongs_to_training() -> None:
@@ -68,8 +77,9 @@ def test_sentences_say_the_fact_and_questions_do_not(entity: Entity) -> None:
 
 def true_answer(question: str, table: Table) -> str:
     """Worked out from the table and the words of the question alone."""
-    rows = [name for name in re.findall(r"\w+", question) if name in table.rows]
-    columns = [name for name in re.findall(r"\w+", question) if name in table.columns]
+    words = re.findall(r"\w+", question)[1:]  # the first one asks, even where a row is called `What`
+    rows = [name for name in words if name in table.rows]
+    columns = [name for name in words if name in table.columns]
     if "larger sum" in question:
         one, other = (sum(table.row(row)) for row in rows)
         return "neither" if one == other else rows[0] if one > other else rows[1]

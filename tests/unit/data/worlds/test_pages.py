@@ -15,6 +15,7 @@ from minicpmv.data.worlds.knowledge import entities_of, make_world
 from minicpmv.data.worlds.paper import Box, PageSample, Paper, Region, wrap
 from minicpmv.data.worlds.receipts import PRINTED, RECEIPT_LAYOUTS, draw_receipt, render_receipt
 from minicpmv.data.worlds.screens import SCREEN_LAYOUTS, render_screen
+from minicpmv.data.worlds.shapes import COLOURS
 from minicpmv.data.worlds.tables import COLUMN_NAMES, TABLE_LAYOUTS, draw_table, render_table
 
 FACES = find_faces("train", system=False)
@@ -184,12 +185,36 @@ def test_values_of_a_chart_differ() -> None:
 
 
 @pytest.mark.parametrize("layout", CHART_LAYOUTS)
-def test_a_small_chart_shows_whole_names_and_tells_bars_apart(layout: str) -> None:
+def test_a_small_chart_shows_whole_names(layout: str) -> None:
     for seed in range(20):
         page = render_chart(np.random.default_rng(seed), faces=FACES, num_values=6, size=(80, 80), layout=layout)
         shown = {region.text for region in page.regions if region.role == "label"}
         answers = {question.task: question.answer for question in page.questions}
         assert {answers["chart_most"], answers["chart_least"]} <= shown
+
+
+@pytest.mark.parametrize("layout", ["bars", "bars_with_values"])
+def test_the_highest_and_the_lowest_bar_of_a_small_chart_can_be_told(layout: str) -> None:
+    bars = [COLOURS[name] for name in ("red", "orange", "green", "blue", "purple", "pink")]
+    for seed in range(20):
+        page = render_chart(np.random.default_rng(seed), faces=FACES, num_values=6, size=(80, 80), layout=layout)
+        filled = np.any([(page.image == colour).all(2) for colour in bars], axis=0).sum(0)
+        names = [region for region in page.regions if region.role == "label" and not region.text.isdigit()]
+        heights = {name.text: int(filled[int((name.box.left + name.box.right) / 2)]) for name in names}
+        answers = {question.task: question.answer for question in page.questions}
+        others = [height for name, height in heights.items() if name != answers["chart_most"]]
+        assert heights[answers["chart_most"]] > max(others), (seed, heights)
+        assert heights[answers["chart_least"]] == min(heights.values()), (seed, heights)
+
+
+@pytest.mark.parametrize("layout", ARTICLE_LAYOUTS)
+def test_the_smallest_article_says_something(layout: str) -> None:
+    for seed in range(20):
+        page = render_article(
+            np.random.default_rng(seed), entities_of(WORLD, "train"), faces=FACES, size=(28, 56), layout=layout
+        )
+        assert page.questions
+        assert all(question.answer in page.text.replace("\n", " ") for question in page.questions)
 
 
 def test_nothing_on_a_page_is_called_like_something_else() -> None:
