@@ -50,7 +50,17 @@ def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) 
         raise OptionError(f"{folder} exists already.", remedy="Name another folder, or remove it first.")
     fresh = folder.with_name(folder.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "media").mkdir(parents=True)
+    try:
+        (fresh / "media").mkdir(parents=True)
+        counts = _write(samples, fresh, sieve)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # nothing half done stays
+    return counts
+
+
+def _write(samples: Iterable[Sample | Flaw], fresh: Path, sieve: Sieve) -> tuple[int, int]:
+    """Samples into a folder that is there; how many were written, and how many were left out."""
     written = left_out = 0
     with (
         (fresh / "data.jsonl").open("w", encoding="utf-8") as kept,
@@ -67,7 +77,6 @@ def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) 
             written += 1
     if not left_out:
         (fresh / LEFT_OUT).unlink()
-    fresh.rename(folder)
     return written, left_out
 
 

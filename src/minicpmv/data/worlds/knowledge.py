@@ -122,12 +122,7 @@ def make_world(seed: int, num_entities: int = 400) -> tuple[Entity, ...]:
         raise OptionError(f"A world of {num_entities} entities is too small.", remedy=f"Ask for {_FEWEST_ENTITIES}.")
     generator = np.random.default_rng([seed, num_entities])
     names = {kind: _names(generator, kind, num_entities // len(KINDS)) for kind in KINDS}
-    trained = {kind: tuple(name for name in names[kind] if not is_held_out(name)) for kind in KINDS}
-    return tuple(
-        Entity(name, kind, _facts(generator, kind, name, names if is_held_out(name) else trained))
-        for kind in KINDS
-        for name in names[kind]
-    )
+    return tuple(Entity(name, kind, _facts(generator, kind, name, names)) for kind in KINDS for name in names[kind])
 
 
 def entities_of(world: Sequence[Entity], split: Split) -> tuple[Entity, ...]:
@@ -179,7 +174,7 @@ def _names(generator: Generator, kind: Kind, num: int) -> tuple[str, ...]:
 
 
 def _facts(generator: Generator, kind: Kind, name: str, names: dict[Kind, tuple[str, ...]]) -> tuple[Fact, ...]:
-    """What is true of one entity; `names` are those that may be a value."""
+    """What is true of one entity; drawn again until nothing held out is true of one of the training."""
     while True:
         drawn = _draw(generator, kind, names)
         if is_held_out(name) or not any(is_held_out(value) for _, value in drawn):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import Face
-from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, text_extent, unit_width
+from minicpmv.data.worlds.glyphs import CharacterBox, draw_text, glyph_sheet, scale_boxes, text_extent
 
 Role = Literal["title", "text", "caption", "key", "value", "header", "cell", "label", "code", "button"]
 """What a region is for. A key names the value beside it, a header the cells below it, a label a part of a chart."""
@@ -226,8 +226,11 @@ def _continues(before: Region, region: Region) -> bool:
 
 
 def text_width(face: Face, size_px: int, text: str) -> int:
-    """Width of a text in px, rounded up."""
-    return int(np.ceil(unit_width(face, text) * size_px))
+    """Width in px that a text takes when it is written, rounded up."""
+    sheet = glyph_sheet(
+        face, size_px
+    )  # its advances are those of the pen; a share of the font size is not, when hinted
+    return int(np.ceil(sum(sheet[ord(character) - 32].advance for character in text)))
 
 
 def wrap(face: Face, size_px: int, text: str, width: int) -> list[str]:

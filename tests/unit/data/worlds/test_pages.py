@@ -217,6 +217,16 @@ def test_the_smallest_article_says_something(layout: str) -> None:
         assert all(question.answer in page.text.replace("\n", " ") for question in page.questions)
 
 
+@pytest.mark.parametrize("layout", FORM_LAYOUTS)
+def test_a_narrow_form_has_room_beside_its_values(layout: str) -> None:
+    for seed in range(20):
+        page = render_form(
+            np.random.default_rng(seed), faces=FACES, split="train", people=PEOPLE, layout=layout, width=56
+        )
+        values = [region.box.right for region in page.regions if region.role == "value"]
+        assert page.image.shape[1] - max(values) >= 4, seed  # where the frame ends
+
+
 def test_nothing_on_a_page_is_called_like_something_else() -> None:
     for seed in range(400):
         table = draw_table(np.random.default_rng(seed), "train", 5, 3)
