@@ -138,6 +138,15 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     print(home)
 
 
+def in_hours(hours: float) -> str:
+    """To two digits, or whole where there are more.
+
+    >>> in_hours(0.0213), in_hours(2.44), in_hours(109.7)
+    ('0.021', '2.4', '110')
+    """
+    return f"{hours:.0f}" if hours >= 99.5 else f"{hours:.2g}"
+
+
 def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     """What a stage trains, on how much, and what that costs; not a weight is loaded.
 
@@ -188,7 +197,7 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         f"{counts['patches']:,} patches, {math.ceil(len(batch.passes) * scale):,} passes, {flops:.3g} operations"
         + (f" (from {drawn.batch} samples)" if scale > 1 else ""),
         _memory_line(memory, gpus),
-        f"all steps: {flops * schedule.steps:.3g} operations, about {hours:.2g} hours at {ASSUMED_UTILISATION:.0%} of "
+        f"all steps: {flops * schedule.steps:.3g} operations, about {in_hours(hours)} hours at {ASSUMED_UTILISATION:.0%} of "
         f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
     if note:
