@@ -197,8 +197,8 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         f"{counts['patches']:,} patches, {math.ceil(len(batch.passes) * scale):,} passes, {flops:.3g} operations"
         + (f" (from {drawn.batch} samples)" if scale > 1 else ""),
         _memory_line(memory, gpus),
-        f"all steps: {flops * schedule.steps:.3g} operations, about {in_hours(hours)} hours at {ASSUMED_UTILISATION:.0%} of "
-        f"{ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
+        f"all steps: {flops * schedule.steps:.3g} operations, about {in_hours(hours)} hours at "
+        f"{ASSUMED_UTILISATION:.0%} of {ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
     if note:
         lines.append(note)
