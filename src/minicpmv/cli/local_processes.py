@@ -21,7 +21,7 @@ _LAST_WORDS_S, _SHORT_S = 60.0, 5.0
 """How long processes may take to end once they are asked to, and once one of them has failed."""
 
 
-def train_together(words: Sequence[str], folder: Path, number: int) -> None:
+def train_together(words: Sequence[str], folder: Path, number: int, *, threads: int = 1) -> None:
     """Run `minicpmv train` in several processes that train together, and wait for them.
 
     The first one speaks; what the others have to say is kept in `folder/process-N.log`.
@@ -30,12 +30,20 @@ def train_together(words: Sequence[str], folder: Path, number: int) -> None:
         words: of the command, after `minicpmv train`.
         folder: of the run.
         number: processes.
+        threads: of each of them.
 
     Raises:
         typer.Exit: one of them failed, and has said why.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(number)}
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        # Told here too: where it is not, accelerate gives each process all cores, and they get in each other's way.
+        "OMP_NUM_THREADS": str(threads),
+    }
     processes: list[subprocess.Popen[bytes]] = []
     heard = signal.signal(signal.SIGTERM, _as_interrupt)
     # A command in the background of a script ignores SIGINT, and so would its processes, which are stopped by it.

@@ -91,7 +91,7 @@ def _carry_out_together(recipe: "TowersRecipe | TrainingRecipe", folder: Path, r
     words = [str(settled), "--out", str(folder), "--device", run.device, "--threads", str(threads)]
     if math.isfinite(run.max_seconds):
         words += ["--max-minutes", str(max(run.max_seconds, 1e-3) / 60)]
-    train_together(words, folder, run.processes)
+    train_together(words, folder, run.processes, threads=threads)
 
 
 def describe(recipe: "SingleRecipe", folder: Path, run: Run) -> str:

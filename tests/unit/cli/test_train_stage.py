@@ -224,6 +224,10 @@ STUBS = {
         "import time\nopen(f'began-{RANK}', 'w').close()\ntry:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    open(f'stopped-{RANK}', 'w').close()"
     ),
+    "threads": (
+        "import torch\nfrom accelerate import PartialState\nPartialState(cpu=True)\n"
+        "open(f'threads-{RANK}', 'w').write(str(torch.get_num_threads()))"
+    ),
     "second": "import sys, time\ntime.sleep(0.2 if RANK else 1.5)\nsys.exit('the reason') if RANK else sys.exit(1)",
 }
 
@@ -248,6 +252,17 @@ def test_the_process_that_fails_first_is_named(
         train_together([], tmp_path / "run", 2)
     assert time.monotonic() - began < 30
     assert said in capsys.readouterr().err
+
+
+def test_processes_that_train_together_do_not_take_each_others_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to itself, accelerate gives each process as many threads as there are cores: ten times slower on two."""
+    monkeypatch.setenv("PYTHONPATH", str(write_stub(tmp_path, "threads")))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    train_together([], tmp_path / "run", 2, threads=1)
+    assert [(tmp_path / f"threads-{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
 
 
 def test_a_command_in_the_background_of_a_script_stops_its_processes_gently(tmp_path: Path) -> None:
