@@ -58,7 +58,7 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	@for script in preprocess vision decode load startup train data serve products keeping video; do echo "== bench/$$script.py"; $(BIN)/python "bench/$$script.py" || exit 1; done
+	@for script in preprocess vision decode load startup train data serve products keeping muon video; do echo "== bench/$$script.py"; $(BIN)/python "bench/$$script.py" || exit 1; done
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

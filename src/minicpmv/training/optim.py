@@ -4,12 +4,15 @@ parts + rates -> select_trainable -> build_optimiser -> set_rates(factor) -> ste
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from minicpmv.training.shared_muon import SharedMuon
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +130,17 @@ def build_optimiser(
             _group(parameters, muon_factor * rates[part], recipe.weight_decay) for part, parameters in by_part.items()
         ]
         # "match_rms_adamw": a rate means about the same length of step as with AdamW.
-        members.append(torch.optim.Muon(matrices, momentum=_MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        kind = SharedMuon if _held_alike(muon.values()) else torch.optim.Muon
+        members.append(kind(matrices, momentum=_MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
     return Optimisers(*members)
+
+
+def _held_alike(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether several processes hold the whole of these parameters each."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not together or torch.distributed.get_world_size() == 1:
+        return False
+    return not any(isinstance(one, DTensor) for one in parameters)
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
