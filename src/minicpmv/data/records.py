@@ -1,6 +1,6 @@
 """A record of a data set, in any of the usual forms, to a sample.
 
-    {"messages": [{"role", "content"}]}                                    our own form, and OpenAI's and transformers'
+    {"messages": [{"role", "content"}], maybe "images" | "videos" beside}  our own form, and OpenAI's and transformers'
     {"conversations": [{"from", "value"}], "image" | "images" | "video"}   LLaVA's form, with <image> marks in the text
     {"prompt" | "question", "completion" | "answer", "image" | "document" ...}    one question and its answer
     {"caption" | "text", "image" | "video"}                                a picture or clip and what is said about it
@@ -69,12 +69,14 @@ def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         turns = record["messages"]
         if not isinstance(turns, Sequence) or isinstance(turns, str):
             raise MessageError("messages is not a list.", remedy='Give [{"role": ..., "content": ...}].')
-        return [_resolved_turn(turn, folder) for turn in turns]
+        said = [_resolved_turn(turn, folder) for turn in turns]
+        media = _media(record, folder)
+        if not media and all(_kind(part) == "text" for turn in said for part in _parts(turn)):
+            _refuse_misnamed(record)
+        return _with_media(said, media) if media else said
     media = _media(record, folder)
-    if not media and (wrong := next((key for key in _MISNAMED if record.get(key) is not None), None)):
-        raise MessageError(f"a record has the key {wrong}.", remedy=f"Call it {_MISNAMED[wrong]}.")
-    documents = [part for part in media if part["type"] == "document"]
-    media = [part for part in media if part["type"] != "document"]
+    if not media:
+        _refuse_misnamed(record)
     if record.get("conversations") is not None:  # a table gives every record every column
         if not isinstance(record["conversations"], list | tuple) or not record["conversations"]:
             raise MessageError("conversations is no list of turns.", remedy='Give [{"from": ..., "value": ...}].')
@@ -82,28 +84,68 @@ def _turns(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     else:
         question, answer = _question_and_answer(record)
         turns = [("user", question), ("assistant", answer)]
-    marked = Counter(image or video for role, text in turns if role == "user" for image, video in _MARK.findall(text))
-    if media and not marked:
-        first = next((index for index, (role, _) in enumerate(turns) if role == "user"), 0)
-        turns[first] = (turns[first][0], "".join(f"<{part['type']}>\n" for part in media) + turns[first][1])
-        marked = Counter(part["type"] for part in media)
-    if marked != Counter(part["type"] for part in media):
+    return _with_media([{"role": role, "content": text} for role, text in turns], media)
+
+
+def _with_media(turns: Sequence[Any], media: Sequence[dict[str, Any]]) -> list[Any]:
+    """Turns with the media that stand beside them: in the parts that wait for them, at marks, or before everything."""
+    opened = [{**turn, "content": _parts(turn)} if _asks(turn) else turn for turn in turns]
+    asking = [turn for turn in opened if _asks(turn)]
+    if not any(_waits(part) for turn in asking for part in turn["content"]):
+        for turn in asking:
+            turn["content"] = [piece for part in turn["content"] for piece in _cut(part)]
+    parts = [part for turn in asking for part in turn["content"]]
+    places = Counter(_kind(part) for part in parts if _waits(part))
+    beside = [part for part in media if part["type"] != "document"]
+    given = Counter(part["type"] for part in beside)
+    if places and places != given:
         raise MessageError(
-            f"{marked['image']} <image> and {marked['video']} <video> marks stand in the text, but "
-            f"{sum(part['type'] == 'image' for part in media)} pictures and "
-            f"{sum(part['type'] == 'video' for part in media)} clips are given.",
-            remedy="Write one mark for each, or none at all.",
+            f"{places['image']} <image> and {places['video']} <video> marks stand in the text, but "
+            f"{given['image']} pictures and {given['video']} clips are given.",
+            remedy="Write one for each, or none at all.",
         )
-    pending = {kind: [part for part in media if part["type"] == kind] for kind in ("image", "video")}
-    said: list[dict[str, Any]] = [
-        {"role": role, "content": _split(text, pending) if role == "user" else text} for role, text in turns
-    ]
-    if documents:  # no mark stands for them: they come before everything else
-        asking = next((turn for turn in said if turn["role"] == "user"), None)
-        if asking is None:
-            raise MessageError("a record has a document and nobody who asks.", remedy="Write a user's turn.")
-        asking["content"] = [*documents, *asking["content"]]
-    return said
+    if beside and not places and any(_kind(part) in ("image", "video") for part in parts):
+        raise MessageError(
+            "a record has pictures or clips in its messages, and others beside them.",
+            remedy="Give all of them in the messages, or all beside.",
+        )
+    pending = {kind: iter([part for part in beside if part["type"] == kind]) for kind in ("image", "video")}
+    for turn in asking:
+        turn["content"] = [next(pending[part["type"]]) if _waits(part) else part for part in turn["content"]]
+    before = [part for part in media if part["type"] == "document"] + ([] if places else beside)
+    if before and not asking:
+        raise MessageError("a record has media and nobody who asks.", remedy="Write a user's turn.")
+    if before:
+        asking[0]["content"] = [*before, *asking[0]["content"]]
+    return opened
+
+
+def _refuse_misnamed(record: Mapping[str, Any]) -> None:
+    wrong = next((key for key in _MISNAMED if record.get(key) is not None), None)
+    if wrong is not None:
+        raise MessageError(f"a record has the key {wrong}.", remedy=f"Call it {_MISNAMED[wrong]}.")
+
+
+def _parts(turn: Any) -> list[Any]:
+    """The parts of a turn; a text alone is one of them."""
+    content = turn.get("content") if isinstance(turn, Mapping) else None
+    parts = content if isinstance(content, list | tuple) else [] if content is None else [content]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+
+
+def _asks(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and turn.get("role") == "user"
+
+
+def _kind(part: Any) -> Any:
+    """What a part says that it is; of a text without a text nothing."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return None if kind == "text" and not isinstance(part.get("text"), str) else kind
+
+
+def _waits(part: Any) -> bool:
+    """Whether a part is the place of a picture or clip that is given elsewhere; tables give every part every key."""
+    return _kind(part) in ("image", "video") and all(value is None for name, value in part.items() if name != "type")
 
 
 def _llava_turn(turn: Any) -> tuple[str, str]:
@@ -122,10 +164,13 @@ def _question_and_answer(record: Mapping[str, Any]) -> tuple[str, str]:
     )
     if isinstance(answer, str) and (isinstance(question, str) or question is None):
         return question if question is not None else CAPTION_QUESTION, answer
+    wrong = answer if answer is not None and not isinstance(answer, str) else question
+    if wrong is not None and not isinstance(wrong, str):
+        raise MessageError(f"{reprlib.repr(wrong)} is no text.", remedy='Write it as one: "5", not 5.')
     keys = ", ".join(sorted(map(str, record)))
     raise MessageError(
         f"a record has the keys {keys}." if keys else "a record is empty.",
-        remedy="Give messages, conversations, prompt and completion, or a caption.",
+        remedy="Give messages, conversations, question and answer, prompt and completion, or a caption.",
     )
 
 
@@ -142,16 +187,18 @@ def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _split(text: str, pending: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A text cut at its marks, with the next picture or clip in their places."""
-    content: list[dict[str, Any]] = []
+def _cut(part: Any) -> list[Any]:
+    """A text cut at its marks, which become parts that wait; anything else as it is."""
+    if _kind(part) != "text" or not _MARK.search(part["text"]):
+        return [part]
+    content: list[Any] = []
     position = 0
-    for mark in _MARK.finditer(text):
-        if before := text[position : mark.start()].strip("\n"):
+    for mark in _MARK.finditer(part["text"]):
+        if before := part["text"][position : mark.start()].strip("\n"):
             content.append({"type": "text", "text": before})
-        content.append(pending[mark[1] or mark[2]].pop(0))
+        content.append({"type": mark[1] or mark[2]})
         position = mark.end()
-    if rest := text[position:].strip("\n"):
+    if rest := part["text"][position:].strip("\n"):
         content.append({"type": "text", "text": rest})
     return content
 

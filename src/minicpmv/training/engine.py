@@ -42,7 +42,8 @@ from minicpmv.training.towers.patch_reading import FEW_LABELS
 from minicpmv.training.trainable import autocast
 
 _JUDGED = 50
-"""Samples after which the share of flawed ones is taken seriously."""
+"""A run of as many samples must not have more flawed ones than its recipe allows, however many follow; a shorter run as
+a whole."""
 
 
 class StageReporter(Protocol):
@@ -287,9 +288,10 @@ def _report(
         progress.counts.get("flawed", 0),
         progress.counts.get("flawed", 0) + progress.counts.get("samples", 0),
     )
-    if seen >= _JUDGED and flawed > stage.recipe.most_flawed * seen:
+    least = min(_JUDGED, stage.recipe.batch * stage.recipe.schedule.steps)
+    if flawed > stage.recipe.most_flawed * max(seen, least):
         raise TrainingError(
-            f"{flawed} of {seen} samples cannot be used; most_flawed allows {stage.recipe.most_flawed:.0%}.",
+            f"{flawed} of the first {seen} samples cannot be used; most_flawed allows {stage.recipe.most_flawed:.0%}.",
             remedy=f"{stage.folder / 'flaws.jsonl'} says which and why. Mend the data, or allow more.",
         )
 

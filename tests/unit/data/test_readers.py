@@ -24,6 +24,35 @@ def parts(record: dict[str, Any]) -> list[Any]:
     return list(sample_from_record(record, "here", FOLDER).messages[0].parts)
 
 
+def turns(asked: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": "That."}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        ("What?", ["/data/a.png", "/data/b.png", "What?"]),
+        ("<image>\nand <image>?", ["/data/a.png", "and ", "/data/b.png", "?"]),
+        ([{"type": "text", "text": "<image> or"}, "<image>?"], ["/data/a.png", " or", "/data/b.png", "?"]),
+        (
+            [{"type": "image"}, {"type": "text", "text": "<image>?"}, {"type": "image", "path": None, "text": None}],
+            ["/data/a.png", "<image>?", "/data/b.png"],
+        ),
+    ],
+)
+def test_media_beside_messages_are_not_lost(asked: Any, kinds: list[str]) -> None:
+    """Columns of pictures beside conversations are what TRL and LLaMA-Factory are given."""
+    record = {"images": ["a.png", "b.png"], "messages": turns(asked)}
+    found = [part.text if isinstance(part, TextPart) else part.source for part in parts(record)]
+    assert found == kinds
+
+
+def test_marks_in_messages_are_text_where_no_media_stand_beside_them() -> None:
+    assert parts({"messages": turns("What does <image> mean in HTML?")}) == [
+        TextPart("What does <image> mean in HTML?")
+    ]
+
+
 def test_our_own_form_keeps_options_and_resolves_names() -> None:
     record = {
         "id": 7,
@@ -96,7 +125,14 @@ def test_without_marks_media_come_first() -> None:
         ({"messages": "hello"}, "messages is not a list"),
         ({"messages": [{"role": "user", "content": "hello"}]}, "no assistant"),
         ({"messages": [{"role": "cat", "content": "hello"}]}, "role"),
-        ({"prompt": "a", "completion": 3}, "has the keys"),
+        ({"prompt": "a", "completion": 3}, "3 is no text"),
+        ({"question": 4.5, "answer": "x"}, "4.5 is no text"),
+        ({"question": "What?", "image": "a.png"}, "has the keys image, question"),
+        ({"img": "a.png", "messages": turns("What?")}, "has the key img"),
+        ({"images": ["a.png"], "messages": turns("<image> <image>")}, "2 <image>"),
+        ({"image": "a.png", "messages": turns([{"type": "image"}, {"type": "image"}])}, "2 <image>"),
+        ({"image": "a.png", "messages": turns([{"type": "image", "path": "b.png"}])}, "others beside"),
+        ({"image": "a.png", "messages": turns("What?")[1:]}, "nobody who asks"),
         ({"img": "a.png", "prompt": "What?", "completion": "That."}, "has the key img"),
         ({"document": "a.pdf", "conversations": [{"from": "gpt", "value": "x"}]}, "nobody who asks"),
     ],
