@@ -1,6 +1,7 @@
 """A run that was stopped, however often and wherever, ends where an uninterrupted one does: to the bit."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,24 @@ def interrupted(recipe: TowersRecipe, tmp_path_factory: pytest.TempPathFactory) 
 
 def equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Impatient(Diary):
+    """A reporter whose user presses Ctrl-C in every step."""
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        super().step(step, numbers)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_every_step_loses_none(recipe: TowersRecipe, uninterrupted: Finished, tmp_path: Path) -> None:
+    diary = Impatient()
+    for _ in uninterrupted.diary.entries:
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path, reporter=diary, device="cpu")
+    assert repr(diary.entries) == repr(uninterrupted.diary.entries)
+    assert train(recipe, tmp_path, reporter=diary, device="cpu").stage == len(recipe.stages)
+    assert equal(load_file(tmp_path / "checkpoint" / "weights.safetensors"), uninterrupted.weights)
 
 
 def test_both_runs_finish_every_step_once(recipe: TowersRecipe, uninterrupted: Finished, interrupted: Finished) -> None:

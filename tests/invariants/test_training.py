@@ -5,8 +5,10 @@ Tolerances between different orders of summation are the measured worst case tim
 
 import json
 import random
+import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +80,23 @@ def test_a_run_stopped_after_every_step_ends_where_an_uninterrupted_one_does(
     assert told == diary.steps
     assert same(learned(tmp_path), learned(folder))
     assert same(finished(tmp_path), finished(folder))
+
+
+class Impatient(Diary):
+    """A reporter whose user presses Ctrl-C in every step."""
+
+    def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
+        super().step(progress, numbers)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_every_step_loses_none(recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path) -> None:
+    diary = Impatient()
+    for _ in range(recipe.schedule.steps):
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(recipe, tmp_path, reporter=diary, device="cpu")
+    assert diary.steps == reference[1].steps
+    assert same(finished(tmp_path), finished(reference[0]))
 
 
 def test_data_workers_change_nothing(recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import typer
 from minicpmv.cli.console import say
 from minicpmv.training.allocator import environment_for_training
 
-_LAST_WORDS_S, _SHORT_S = 60.0, 5.0
+_LAST_WORDS_S, _SHORT_S = 300.0, 5.0
 """How long processes may take to end once they are asked to, and once one of them has failed."""
 
 

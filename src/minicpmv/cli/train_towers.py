@@ -47,7 +47,7 @@ def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
 
     checkpoint = find_checkpoint(folder)
     if checkpoint is None:
-        say(f"Training {recipe.name} in {folder}. Ctrl-C stops it; the same command goes on.")
+        say(f"Training {recipe.name} in {folder}. Ctrl-C saves and stops it; the same command goes on.")
         return
     say(f"Going on in {folder}: {where(recipe, runstate.load_position(checkpoint))}.")
     kept = folder / "recipe.yaml"

@@ -133,7 +133,7 @@ class StageProgress:
 
         self._bars.console.print(trainable_table(model, recipe.rates))
         verb = f"goes on from step {progress.step}" if progress.step else "begins"
-        say(f"{self._name} {verb}, {self._steps} steps. Ctrl-C stops it; the same command goes on.")
+        say(f"{self._name} {verb}, {self._steps} steps. Ctrl-C saves and stops it; the same command goes on.")
         self._means = RunningMeans()
         self._began = self._told = time.monotonic()
         self._first, self._counts = progress.step, progress.counts

@@ -38,6 +38,7 @@ from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.run_folder import TrainingError, keep_notes, not_finite, only_one, write_text
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
+from minicpmv.training.stopping import Stop, stopping
 from minicpmv.training.towers.patch_reading import FEW_LABELS
 from minicpmv.training.trainable import autocast
 
@@ -82,6 +83,7 @@ def train_stage(
         Where the stage stands.
 
     Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step that ran then is done and saved.
         OptionError: a device or tracker that is not there.
         TrainingError: the loss is not finite, too many samples cannot be used, or another process trains here.
         CheckpointError: the start or the checkpoint does not fit the recipe.
@@ -102,11 +104,11 @@ def train_stage(
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder) if accelerator.is_main_process else contextlib.nullcontext(), _settled(recipe):
         stage = open_stage(recipe, folder, accelerator)
-        with contextlib.closing(stage.checkpoints):
-            return _run(stage, reporter, deadline)
+        with contextlib.closing(stage.checkpoints), stopping() as stop:
+            return _run(stage, reporter, deadline, stop)
 
 
-def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
+def _run(stage: Stage, reporter: StageReporter, deadline: float, stop: Stop) -> Progress:
     recipe, accelerator = stage.recipe, stage.accelerator
     progress = stage.restore()
     mixture = recipe_mixture(recipe)
@@ -130,7 +132,7 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float) -> Progress:
         _report(stage, reporter, progress, {**numbers, "rate": factor}, waiting=waited / (now - began))
         is_last = progress.step == recipe.schedule.steps
         due = is_last or now - saved_at > recipe.save_every_s
-        due, over = _agreed(accelerator, due, now > deadline)
+        due, over = _agreed(accelerator, due, stop.asked or now > deadline)
         if due or over:
             stage.checkpoints.begin(progress, stage.trainable.parameters, stage.optimiser)
             write_stage_sheet(stage, progress)

@@ -31,6 +31,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
 from minicpmv.training.dense_labels import collate_labels, counts_of, dense_labels, picture_size
 from minicpmv.training.recipe import MediaRecipe, TrainingRecipe
+from minicpmv.training.stopping import leave_stopping_to_others
 
 LOOKING = 1
 """Last word of a seed, for how a sample is looked at: the mixture has [s, n], which numpy takes for [s, n, 0] too."""
@@ -111,7 +112,14 @@ def step_loader(
     """
     dataset = _Steps(recipe, processor, first, stream, share or Share())
     workers = min(recipe.workers, os.cpu_count() or 1)
-    for batch in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None):
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=leave_stopping_to_others,
+    )
+    for batch in loader:
         if isinstance(batch, MiniCPMVError):
             raise batch
         yield batch

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -104,19 +105,30 @@ def test_an_interrupt_tells_where_the_run_stands(
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    """A real process, interrupted by the real signal in the middle of a long stage."""
-    words = [sys.executable, "-m", "minicpmv", "train", str(RECIPE), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    words += ["--set", "stages.0.steps=100000", "--set", "save_every_s=0.0"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT / "src")})
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
+@pytest.mark.parametrize(
+    ("recipe", "number", "processes"),
+    [(str(RECIPE), signal.SIGINT, 1), (str(RECIPE), signal.SIGTERM, 2), ("nano_sft", signal.SIGTERM, 1)],
+)
+def test_a_run_that_is_stopped_keeps_what_it_has_done(
+    recipe: str, number: signal.Signals, processes: int, tmp_path: Path
+) -> None:
+    """Real processes, stopped by the real signal in the middle of a stage, long before anything would be saved."""
+    folder = tmp_path / "run"
+    words = [sys.executable, "-m", "minicpmv", "train", recipe, "--out", str(folder), "--device", "cpu"]
+    words += ["--processes", str(processes), "--threads", "1", "--set", "save_every_s=1e6"]
+    words += ["--set", "batch=2"] if recipe == "nano_sft" else ["--set", "stages.0.steps=100000"]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "HOME": str(tmp_path)}
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 240
+    while not (metrics.is_file() and metrics.read_text("utf-8")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=240)
     assert process.returncode == 130, told
     assert "Traceback" not in told
     assert "The same command goes on from there." in told
+    last = json.loads(metrics.read_text("utf-8").splitlines()[-1])["step"]
+    assert json.loads((folder / "checkpoint" / "state.json").read_text("utf-8"))["step"] >= last > 0
 
 
 def test_running_means_forget_slowly_and_skip_what_is_no_number() -> None:

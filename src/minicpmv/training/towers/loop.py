@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
 from minicpmv.training.run_folder import find_checkpoint, not_finite
+from minicpmv.training.stopping import Stop, leave_stopping_to_others, stopping
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.company import Company
 from minicpmv.training.towers.learner import Learner
@@ -75,14 +76,15 @@ def run_stages(run: Run, position: Position) -> Position:
     """
     while position.stage < len(run.recipe.stages):
         stage = run.recipe.stages[position.stage]
-        position = _run_stage(run, stage, position)
+        with stopping() as stop:
+            position = _run_stage(run, stage, position, stop)
         if position.step < stage.steps:
             return position
         position = Position(position.stage + 1, 0, position.seconds)
     return position
 
 
-def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
+def _run_stage(run: Run, stage: StageRecipe, position: Position, stop: Stop) -> Position:
     trainable = select_trainable(run.learner.parts, stage.rates)
     optimiser = build_optimiser(trainable, stage.rates, run.recipe.optimiser, stage.muon)
     checkpoint = find_checkpoint(run.folder)
@@ -103,7 +105,7 @@ def _run_stage(run: Run, stage: StageRecipe, position: Position) -> Position:
         position = replace(position, step=step + 1, seconds=spent + now - began)
         _report(run, stage, position, {**numbers, "rate": factor})
         last = step + 1 == stage.steps
-        over = run.company.agreed(now > run.deadline)
+        over = run.company.agreed(stop.asked or now > run.deadline)
         if run.company.is_first and (last or over or now - saved > run.recipe.save_every_s):
             done = Position(position.stage + 1, 0, position.seconds) if last else position
             runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
@@ -141,7 +143,12 @@ def _update(
 def _batches(objective: Objective, steps: range, device: torch.device) -> Iterator[tuple[int, Batch]]:
     """Batches of the given steps, made ahead in one worker process."""
     loader = DataLoader(
-        _Batches(objective.batch), batch_size=None, sampler=list(steps), num_workers=1, prefetch_factor=4
+        _Batches(objective.batch),
+        batch_size=None,
+        sampler=list(steps),
+        num_workers=1,
+        prefetch_factor=4,
+        worker_init_fn=leave_stopping_to_others,
     )
     for step, batch in zip(steps, loader, strict=True):
         yield step, {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
