@@ -40,7 +40,14 @@ def read_settings(source: Path | str | Mapping[str, Any], kind: type[T], overrid
     tree = _copied(source)
     for override in overrides:
         _apply(tree, override)
-    built: T = _build(tree, kind, where)
+    try:
+        built: T = _build(tree, kind, where)
+    except SettingsError as error:
+        if not overrides:
+            raise
+        _build(source, kind, where)  # a flaw of the file is not theirs
+        what = error.what.replace(f"{where}.", "").replace(where, "the recipe")
+        raise SettingsError(f"With {' '.join(overrides)}: {what}", remedy=error.remedy) from None
     return built
 
 

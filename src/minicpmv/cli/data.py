@@ -1,5 +1,6 @@
 """`minicpmv data build | preview | stats | calibrate`: make, look at and count a corpus; how much damage is much."""
 
+import difflib
 import json
 import sys
 from collections import Counter
@@ -64,6 +65,7 @@ def build(
     """Write samples as a data set of its own: data.jsonl with media beside it, broken ones listed with reasons."""
     from minicpmv.data import filters
     from minicpmv.data.build import write_dataset
+    from minicpmv.data.readers import LEFT_OUT
 
     if number is None and source in DRAWN:
         raise OptionError(f"'{source}' is a world, which has no end.", remedy="Say how many samples with --number.")
@@ -81,7 +83,11 @@ def build(
     sieve = filters.Sieve(checks)
     samples = islice(_samples(source, seed or 0, parse_options(options)), number)
     written, left_out = write_dataset(_counted(samples, number), out, sieve)
-    say(f"{written} samples, {left_out} left out: " + ", ".join(f"{n} {name}" for name, n in sieve.dropped.items()))
+    reasons = {"unreadable": left_out - sum(sieve.dropped.values()), **sieve.dropped}
+    told = ": " + ", ".join(f"{number} {name}" for name, number in reasons.items() if number) if left_out else ""
+    say(f"{written} samples, {left_out} left out{told}" + (f"; see {out / LEFT_OUT}" if left_out else ""))
+    if not written:
+        raise OptionError(f"{source} has no sample that can be used.", remedy="Mend it, or name another.")
     print(out)
 
 
@@ -133,16 +139,20 @@ def preview(
 
 @data.command()
 def stats(source: FileName, as_json: shared.Json = False) -> None:
-    """Count the records of a file or folder: kept and left out, media, turns, characters."""
+    """Count the records of a file or folder: kept and left out, media, turns, characters. Media are not opened."""
+    from minicpmv.data.filters import media_there
     from minicpmv.data.readers import Flaw
 
     if source in DRAWN:
         raise OptionError(f"'{source}' is a world, which has no end.", remedy="Name a file or folder.")
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter({"samples": 0})
     flaws: list[Flaw] = []
     for sample in _samples(source, 0):
         if isinstance(sample, Flaw):
             flaws.append(sample)
+            continue
+        if (reason := media_there(sample)) is not None:
+            flaws.append(Flaw(sample.key, reason))
             continue
         counts["samples"] += 1
         counts["turns"] += len(sample.messages)
@@ -202,6 +212,10 @@ def _samples(source: str, seed: int, options: "dict[str, Any] | None" = None) ->
         raise OptionError(f"'{source}' is no world and has no options.", remedy="Leave out --options.")
     from minicpmv.data.readers import Position, open_source
 
+    if not Path(source).exists():
+        near = difflib.get_close_matches(source, DRAWN, n=1)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Check the path, or name a world: {', '.join(DRAWN)}."
+        raise OptionError(f"{source} does not exist.", remedy=remedy)
     for sample, _ in open_source(Path(source)).read(Position()):
         yield sample
 

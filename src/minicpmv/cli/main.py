@@ -6,6 +6,7 @@ code is 1, or 2 if the command line itself is wrong. A traceback appears only wi
 Nothing here imports torch: every command imports what it needs when it runs, so `minicpmv --help` is instant.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -30,6 +31,17 @@ from minicpmv.cli.web import web
 from minicpmv.errors import MiniCPMVError
 
 OK, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+_REMEDIES = {
+    errno.ENOENT: "Check the path, or make the folder first.",
+    errno.EEXIST: "Choose another name: a file is in the way.",
+    errno.ENOTDIR: "Choose another name: a file is in the way.",
+    errno.EISDIR: "Name a file, not a folder.",
+    errno.EACCES: "Choose a place that you may read and write.",
+    errno.EPERM: "Choose a place that you may read and write.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOSPC: "Free some space, or choose another disk.",
+}
 
 app = typer.Typer(
     name="minicpmv",
@@ -75,6 +87,9 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # `minicpmv data` alone; typer keeps the class to itself
+            print(error.format_message())  # type: ignore[attr-defined]
+            return OK
         if debug:
             traceback.print_exc()
         line, code = explain(error)
@@ -94,7 +109,9 @@ def explain(error: Exception) -> tuple[str, int]:
         bad_value = type(error) is typer.BadParameter
         return f"{_one_line(error.format_message())} See `minicpmv --help`.", FAILED if bad_value else MISUSE
     if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror}: '{error.filename}'.", FAILED
+        place = str(error.filename).removesuffix(".partial")  # what is written is named so until it is whole
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return f"{error.strerror}: '{place}'.{remedy and ' '}{remedy}", FAILED
     return f"{type(error).__name__}: {_one_line(str(error))} Run again with --debug for the traceback.", FAILED
 
 

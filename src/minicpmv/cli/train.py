@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -64,17 +65,19 @@ def train(  # noqa: PLR0913 - one option each
     from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.recipe import TrainingRecipe
 
-    for option, number in {
-        "--threads": threads,
-        "--max-minutes": max_minutes,
-        "--epochs": epochs,
-        "--gpus": gpus,
-        "--processes": processes,
-    }.items():
-        if number is not None and not number > 0:
-            raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
+    _refuse_numbers(
+        {
+            "--threads": threads,
+            "--max-minutes": max_minutes,
+            "--epochs": epochs,
+            "--gpus": gpus,
+            "--processes": processes,
+        }
+    )
     if epochs is not None and not data:
         raise OptionError("--epochs needs --data.", remedy="Worlds have no end: use --set schedule.steps=N.")
+    if gpus > 1 and not dry_run:
+        raise OptionError("--gpus is for --dry-run.", remedy="Several GPUs train under torchrun or accelerate launch.")
     recipe = load_recipe(name, changes or ())
     own = {"--model": model, "--data": data, "--epochs": epochs, "--lora": lora, "--qlora": qlora}
     given = [option for option, value in own.items() if value]
@@ -118,3 +121,15 @@ def train(  # noqa: PLR0913 - one option each
 
         recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, qlora=qlora)
     print(describe(recipe, folder, run)) if dry_run else carry_out(recipe, folder, run)
+
+
+def _refuse_numbers(given: Mapping[str, float | None]) -> None:
+    """Numbers that no run can have."""
+    for option, number in given.items():
+        if number is not None and not number > 0:
+            raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
+    processes, cores = given["--processes"] or 1, os.cpu_count() or 1
+    if processes > 2 * cores:
+        raise OptionError(
+            f"--processes is {processes}, and this machine has {cores} cores.", remedy="Start one for each at most."
+        )

@@ -1,6 +1,7 @@
 """`minicpmv train` for one stage that goes on from a model: fine-tuning, pre-training."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -134,17 +135,20 @@ def run_stage(recipe: "TrainingRecipe", folder: Path, device: str, max_seconds: 
     if flawed := done.counts.get("flawed", 0):
         say(f"{flawed} samples could not be used; {folder / 'flaws.jsonl'} says which and why.")
     home = folder / "model"
-    say(f"Done after {done.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}")
+    asked = f"minicpmv ask FILE QUESTION --model {shlex.quote(str(home))}"
+    say(f"Done after {done.seconds / 60:.1f} minutes of training. Try it: {asked}")
     print(home)
 
 
 def in_hours(hours: float) -> str:
     """To two digits, or whole where there are more.
 
-    >>> in_hours(0.0213), in_hours(2.44), in_hours(109.7)
-    ('0.021', '2.4', '110')
+    >>> in_hours(1.8e-7), in_hours(0.0213), in_hours(2.44), in_hours(109.7)
+    ('less than 0.01 hours', 'about 0.021 hours', 'about 2.4 hours', 'about 110 hours')
     """
-    return f"{hours:.0f}" if hours >= 99.5 else f"{hours:.2g}"
+    if hours < 0.01:
+        return "less than 0.01 hours"
+    return f"about {hours:.0f} hours" if hours >= 99.5 else f"about {hours:.2g} hours"
 
 
 def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
@@ -197,11 +201,14 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
         f"{counts['patches']:,} patches, {math.ceil(len(batch.passes) * scale):,} passes, {flops:.3g} operations"
         + (f" (from {drawn.batch} samples)" if scale > 1 else ""),
         _memory_line(memory, gpus),
-        f"all steps: {flops * schedule.steps:.3g} operations, about {in_hours(hours)} hours at "
+        f"all steps: {flops * schedule.steps:.3g} operations, {in_hours(hours)} at "
         f"{ASSUMED_UTILISATION:.0%} of {ASSUMED_PEAK / 1e12:.0f} TFLOP/s (an H100 or H200 in bfloat16)",
     ]
     if note:
         lines.append(note)
+    if batch.flaws:
+        _, key, reason = batch.flaws[0]
+        lines.append(f"{len(batch.flaws)} of {drawn.batch} samples cannot be used and are not counted: {key}: {reason}")
     if len(mixture.names) > 1:
         lines += _drawn_tree(mixture, batch)
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """`minicpmv train` for towers that grow from nothing: several stages in one run folder."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,8 @@ def run_towers(recipe: "TowersRecipe", folder: Path, device: str, max_seconds: f
         say(f"Time is up. {_resume_hint(recipe, folder)}")
         return
     home = folder / "model"
-    say(
-        f"Done after {position.seconds / 60:.1f} minutes of training. Try it: minicpmv ask FILE QUESTION --model {home}"
-    )
+    asked = f"minicpmv ask FILE QUESTION --model {shlex.quote(str(home))}"
+    say(f"Done after {position.seconds / 60:.1f} minutes of training. Try it: {asked}")
     print(home)
 
 

@@ -6,6 +6,7 @@ Kinds of checks and their order follow arXiv 2509.18154, sections 2.2.2 and 2.3.
 are ours and arguments.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,6 +46,23 @@ class Sieve:
                 return Flaw(sample.key, f"{name}: {reason}")
         self.kept += 1
         return sample
+
+
+def media_there(sample: Sample) -> str | None:
+    """Files that a sample names exist and are not empty; they are not opened, so that this is quick."""
+    for part in sample.media:
+        if not isinstance(part, ImagePart | VideoPart | DocumentPart):
+            continue
+        frames = part.frames if isinstance(part, VideoPart) and part.frames is not None else None
+        for source in [part.source] if frames is None else frames:
+            if not isinstance(source, str | os.PathLike) or re.match(r"data:|\w+://", os.fspath(source)):
+                continue
+            try:
+                if not os.path.getsize(source):
+                    return f"{source} is empty."
+            except (OSError, ValueError):  # ValueError: a NUL in a name
+                return f"{source} does not exist."
+    return None
 
 
 def media_open(smallest_px: int = 28) -> Check:

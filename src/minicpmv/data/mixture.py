@@ -178,9 +178,9 @@ class Branch:
 
     def __post_init__(self) -> None:
         if not self.weight > 0 or (self.feed is None) == (not self.parts):
+            has = [name for name, value in (("a feed", self.feed), ("parts", self.parts)) if value]
             raise OptionError(
-                f"A part of a mixture has weight {self.weight} and {'both or neither' if self.parts else 'no'} "
-                "of a feed and parts.",
+                f"A part of a mixture has weight {self.weight:g} and {' and '.join(has) or 'neither feed nor parts'}.",
                 remedy="Give a weight above 0, and either one feed or several parts.",
             )
 

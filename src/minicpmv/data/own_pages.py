@@ -126,12 +126,13 @@ def find_pages(path: Path) -> list[KnownPage]:
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     found: list[KnownPage] = []
+    others = f" Or take it out of {path}." if path.is_dir() else ""
     for file in files:
         if file.suffix.lower() == ".pdf":
             try:
                 found += [PdfPage(file, number) for number in range(1, probe_document(file).num_pages + 1)]
             except MediaError as error:
-                raise OptionError(error.what, remedy=f"{error.remedy} Or take it out of {path}.") from None
+                raise OptionError(error.what, remedy=f"{error.remedy}{others}") from None
         elif file.suffix.lower() == ".jsonl":
             found += _written_down(file)
     if not found:

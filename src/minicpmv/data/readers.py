@@ -3,7 +3,7 @@
     path -> open_source -> Source.read(Position) -> (Sample or Flaw, next Position), ...
 
 A position is a few whole numbers, so a run that was killed goes on with the record after the last one it used, without
-reading what came before. A record that cannot be used is not an exception but a `Flaw`: whoever reads decides what
+parsing what came before. A record that cannot be used is not an exception but a `Flaw`: whoever reads decides what
 happens to it.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
@@ -29,6 +29,8 @@ from minicpmv.messages import DocumentPart, ImagePart, Message, TextPart, VideoP
 
 LEFT_OUT = "left_out.jsonl"
 """What `minicpmv data build` lists beside a data set; its lines are no records."""
+
+_BLOCK = 2**20
 
 READING_QUESTION = "Write down the text of the page."
 """What is asked about a page of a PDF or of the web. Ours."""
@@ -75,13 +77,11 @@ class JsonLines:
         for number in range(start.file, len(self.files)):
             path = self.files[number]
             with path.open("rb") as file:
-                file.seek(start.place if number == start.file else 0)
-                while True:
-                    at = file.tell()
-                    if not (line := file.readline()):
-                        break
+                row = _lines_before(file, start.place if number == start.file else 0)
+                while line := file.readline():
+                    row += 1
                     if line.strip():
-                        found = _sample(partial(json.loads, line), f"{path.name}@{at}", path.parent)
+                        found = _sample(partial(json.loads, line), f"{path.name}:{row}", path.parent)
                         yield found, Position(number, file.tell())
 
 
@@ -263,11 +263,13 @@ def open_source(path: Path, name: str = "") -> Source:
     Raises:
         OptionError: nothing there, or files of several kinds.
     """
+    if not path.exists():
+        raise OptionError(f"{path} does not exist.", remedy="Check the path.")
     files = _files_of(path) if path.is_dir() else [path]
     kinds = {_SUFFIXES.get(file.suffix.lower()) for file in files}
-    if not path.exists() or len(kinds) != 1 or None in kinds:
+    if len(kinds) != 1 or None in kinds:
         suffixes = sorted({file.suffix.lower() for file in files} & set(_SUFFIXES))
-        found = ", ".join(suffixes) if path.exists() and suffixes else "nothing that can be read"
+        found = ", ".join(suffixes) if suffixes else "nothing that can be read"
         raise OptionError(
             f"{path} holds {found}.", remedy=f"Name a file, or a folder of files of one kind: {', '.join(_SUFFIXES)}."
         )
@@ -283,6 +285,14 @@ def _files_of(folder: Path) -> list[Path]:
     ]
     records = sorted(file for file in visible if file.suffix.lower() in _RECORDS)
     return records or sorted(file for file in visible if file.suffix.lower() in _MEDIA)
+
+
+def _lines_before(file: BinaryIO, place: int) -> int:
+    """Go to a place, and count the lines before it: people look for records by their line."""
+    lines = 0
+    while place > file.tell() and (block := file.read(min(_BLOCK, place - file.tell()))):
+        lines += block.count(b"\n")
+    return lines
 
 
 def _root(files: Sequence[Path]) -> Path:

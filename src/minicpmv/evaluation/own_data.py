@@ -10,6 +10,7 @@ from pathlib import Path
 
 from numpy.random import Generator
 
+from minicpmv.data.filters import media_there
 from minicpmv.data.readers import Flaw, Position, open_source
 from minicpmv.data.sample import Sample
 from minicpmv.errors import OptionError
@@ -64,6 +65,8 @@ def own_task(path: Path, name: str) -> OwnDataTask:
         if isinstance(sample, Flaw) or sample.messages[-1].role != "assistant" or len(sample.messages) < 2:
             reason = sample.reason if isinstance(sample, Flaw) else "it does not end with an answer"
             raise OptionError(f"{path}, {sample.key}: {reason}", remedy="Evaluate on records that are complete.")
+        if (missing := media_there(sample)) is not None:
+            raise OptionError(f"{path}, {sample.key}: {missing}", remedy="Evaluate on records that are complete.")
         given.append(_question(sample))
     if not given:
         raise OptionError(f"{path} holds no record.", remedy="Name a data set; see `minicpmv data stats`.")

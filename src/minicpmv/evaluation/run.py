@@ -84,11 +84,9 @@ def evaluate(
         OptionError: an unknown task, a number below 1, or a package of the `eval` extra or Tesseract is missing.
     """
     chosen = choose(tasks)
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("seed", seed + 1)):
-        if value is not None and value < 1:
-            raise OptionError(
-                f"{name} is too small for an evaluation.", remedy="Counts are 1 or more, seeds 0 or more."
-            )
+    for name, value, least in (("number of samples", num_samples, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise OptionError(f"The {name} of an evaluation is {value}.", remedy=f"Give {least} or more.")
     if any(isinstance(task, AnswerTask) and task.is_reading for task in chosen):
         require_jiwer()
     watcher = watcher or _Nobody()

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -97,10 +98,12 @@ def train_stage(
         )
     # Several processes without a GPU find each other only if accelerate is told that they use the CPU.
     on_cpu = device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
-    try:
-        accelerator = Accelerator(cpu=on_cpu, log_with=list(recipe.trackers) or None, project_dir=str(folder))
-    except ValueError as error:  # an unknown tracker; the message names the known ones
-        raise OptionError(str(error), remedy="Change trackers in the recipe.") from error
+    known = {str(getattr(one, "name", one)) for one in get_available_trackers()}
+    if missing := sorted(set(recipe.trackers) - known):
+        raise OptionError(
+            f"{', '.join(missing)} cannot be logged to.", remedy="Install the package of that name, or leave it out."
+        )
+    accelerator = Accelerator(cpu=on_cpu, log_with=list(recipe.trackers) or None, project_dir=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder) if accelerator.is_main_process else contextlib.nullcontext(), _settled(recipe):
         stage = open_stage(recipe, folder, accelerator)
@@ -117,7 +120,7 @@ def _run(stage: Stage, reporter: StageReporter, deadline: float, stop: Stop) -> 
     if accelerator.is_main_process:
         _begin_notes(stage, progress)
         reporter.begin(recipe, stage.model, progress)
-    _open_trackers(stage)
+    accelerator.init_trackers(recipe.name)
     share = Share(accelerator.process_index, accelerator.num_processes)
     sources = mixture.names
     began = saved_at = time.monotonic()
@@ -158,16 +161,6 @@ def _begin_notes(stage: Stage, progress: Progress) -> None:
 
 def _is_before(step: int, note: Mapping[str, Any]) -> bool:
     return bool(note["step"] < step)
-
-
-def _open_trackers(stage: Stage) -> None:
-    stage.accelerator.init_trackers(stage.recipe.name)
-    if len(stage.accelerator.trackers) < len(stage.recipe.trackers) and stage.accelerator.is_main_process:
-        missing = set(stage.recipe.trackers) - {tracker.name for tracker in stage.accelerator.trackers}
-        raise OptionError(
-            f"{', '.join(sorted(missing))} cannot be logged to.",
-            remedy="Install the package of that name, or leave it out.",
-        )
 
 
 def _step(stage: Stage, batch: StepBatch, sources: list[str]) -> tuple[dict[str, float], Counter[str]]:

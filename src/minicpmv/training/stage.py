@@ -182,7 +182,7 @@ def find_start(start: str, folder: Path) -> str | Path:
     if re.fullmatch(r"[\w.-]+", start) and not Path(start).exists() and not before.is_dir():
         raise CheckpointNotFoundError(
             f"This stage goes on from {start}, and there is no {before}.",
-            remedy=f"Run `minicpmv train {start}` before, or start from another model with --model.",
+            remedy=f"Run `minicpmv train {start}` before, or check the name if it is a model's folder (--model).",
         )
     return find_checkpoint(before if before.is_dir() else start)
 

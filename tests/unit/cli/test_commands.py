@@ -26,6 +26,13 @@ def one_line(err: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize("group", ["data", "recipes", "export"])
+def test_a_group_without_its_command_is_a_question_for_help(group: str, run: Run) -> None:
+    code, out, err = run(group)
+    assert (code, err) == (0, "")
+    assert "Commands:\n" in out
+
+
 def test_help_lists_the_commands(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+from PIL import Image
 from tests.unit.cli.conftest import Run
 
 
 def write(path: Path) -> Path:
+    Image.new("RGB", (56, 56)).save(path.with_name("a.png"))
     lines = [json.dumps({"image": "a.png", "caption": f"picture {index}"}) for index in range(3)]
     lines += ["{broken", json.dumps({"prompt": "2 + 2?", "completion": "4"})]
     path.write_text("\n".join(lines) + "\n")
@@ -18,11 +20,38 @@ def test_stats_count_what_is_there_and_say_what_is_left_out(run: Run, tmp_path: 
     assert (code, err) == (0, "")
     counted = json.loads(out)
     assert (counted["samples"], counted["images"], counted["turns"]) == (4, 3, 8)
-    assert [flaw["key"].split("@")[0] for flaw in counted["left_out"]] == ["a.jsonl"]
+    assert [flaw["key"] for flaw in counted["left_out"]] == ["a.jsonl:4"]
     code, out, err = run("data", "stats", tmp_path / "a.jsonl")
     assert code == 0
     assert "left out" in out
-    assert "a.jsonl@" in err
+    assert "a.jsonl:" in err
+
+
+def test_stats_find_media_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl")
+    (tmp_path / "a.png").write_bytes(b"")
+    lines = [{"video": "b.mp4", "caption": "c"}, {"image": "https://example.org/a.png", "caption": "c"}]
+    path.write_text(path.read_text() + "\n".join(map(json.dumps, lines)) + "\n")
+    counted = json.loads(run("data", "stats", path, "--json")[1])
+    assert counted["samples"] == 2
+    reasons = [(flaw["key"], flaw["reason"]) for flaw in counted["left_out"]]
+    assert reasons[0] == ("a.jsonl:1", f"{tmp_path / 'a.png'} is empty.")
+    assert reasons[-1] == ("a.jsonl:6", f"{tmp_path / 'b.mp4'} does not exist.")
+    assert len(reasons) == 5
+
+
+def test_nothing_in_is_no_success(run: Run, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert run("data", "stats", empty)[1].split() == ["samples", "0", "left", "out", "0"]
+    code, out, err = run("data", "build", empty, "--out", tmp_path / "one")
+    assert (code, out) == (1, "")
+    assert "no sample that can be used" in err
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{\n")
+    code, _, err = run("data", "build", broken, "--out", tmp_path / "other")
+    assert code == 1
+    assert f"0 samples, 1 left out: 1 unreadable; see {tmp_path / 'other' / 'left_out.jsonl'}" in err
 
 
 def test_a_preview_of_a_world_is_written_and_named(run: Run, tmp_path: Path) -> None:

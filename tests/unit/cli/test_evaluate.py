@@ -72,8 +72,8 @@ def test_answers_that_cannot_be_known_are_recorded_with_their_probability(
     [
         (("--tasks", "lime"), "no task 'lime'"),
         (("--tasks", ","), "No task"),
-        (("--tasks", "lines", "--samples", "0"), "num_samples"),
-        (("--tasks", "lines", "--batch", "0"), "batch_size"),
+        (("--tasks", "lines", "--samples", "0"), "number of samples"),
+        (("--tasks", "lines", "--batch", "0"), "batch size"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_leaves_no_file(

@@ -67,6 +67,21 @@ def test_epochs_are_counted_over_the_records(receipts: Path, capsys: pytest.Capt
     assert "20 steps of 2 samples, 1 of warm-up, 19 of cosine decay" in capsys.readouterr().out
 
 
+def test_a_dry_run_tells_of_samples_that_cannot_be_used(receipts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (receipts.parent / "0.png").unlink()
+    assert command("nano_sft", "--data", receipts, "--dry-run", "--set", "batch=50") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\d+ of \d+ samples cannot be used and are not counted: .*:1: .*0.png does not exist", said), said
+
+
+def test_a_run_in_which_nothing_can_be_used_fails(receipts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for picture in receipts.parent.glob("*.png"):
+        picture.unlink()
+    words = ("nano_sft", "--data", receipts, "--tiny", "--out", receipts.parent / "run", "--device", "cpu")
+    assert command(*words) == 1
+    assert "4 of the first 4 samples cannot be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_dry_run_counts_what_learns_without_a_weight(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(name, "--dry-run") == 0

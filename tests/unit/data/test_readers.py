@@ -283,7 +283,7 @@ def test_pages_are_pictures_with_their_own_text(tmp_path: Path) -> None:
 def test_a_folder_of_several_kinds_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="nothing that can be read"):
         open_source(tmp_path)
-    with pytest.raises(OptionError, match="nothing that can be read"):
+    with pytest.raises(OptionError, match="missing.jsonl does not exist"):
         open_source(tmp_path / "missing.jsonl")
     write_jsonl(tmp_path)
     write_tar(tmp_path)
