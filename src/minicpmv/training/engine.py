@@ -284,7 +284,7 @@ def _report(
         progress.counts.get("flawed", 0) + progress.counts.get("samples", 0),
     )
     least = min(_JUDGED, stage.recipe.batch * stage.recipe.schedule.steps)
-    if flawed > stage.recipe.most_flawed * max(seen, least):
+    if flawed > math.ceil(stage.recipe.most_flawed * max(seen, least)):  # one in a few is no share to go by
         raise TrainingError(
             f"{flawed} of the first {seen} samples cannot be used; most_flawed allows {stage.recipe.most_flawed:.0%}.",
             remedy=f"{stage.folder / 'flaws.jsonl'} says which and why. Mend the data, or allow more.",
