@@ -17,6 +17,9 @@ from types import FrameType
 _SAME_S = 1.0
 """A terminal sends SIGINT to all processes of a command, and the one that has started the others passes it on."""
 
+_GRACE_S = 30
+"""Schedulers wait about as long between SIGTERM and SIGKILL."""
+
 
 @dataclass(slots=True)
 class Stop:
@@ -63,5 +66,10 @@ def stopping() -> Iterator[Stop]:
 
 
 def leave_stopping_to_others(_: int = 0) -> None:
-    """In a data worker: who trains decides when to stop, and still needs samples until then."""
+    """In a data worker: who trains decides when to stop, and would fail if a worker ended before.
+
+    A worker that nobody has told to end until then ends by itself some time after SIGTERM, which is also how Python gets
+    rid of its last children.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))

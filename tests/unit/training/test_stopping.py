@@ -1,6 +1,8 @@
 """Signals during training: the first asks, the second stops, and handlers are given back."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -63,3 +65,21 @@ def test_a_thread_hears_nothing_and_breaks_nothing() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_data_worker_outlives_sigterm_for_a_while_and_no_longer() -> None:
+    """It inherits the handlers of who trains; Python ends forgotten workers by SIGTERM and waits for them."""
+    script = """
+import os, signal, time
+from minicpmv.training import stopping
+with stopping.stopping():
+    stopping._GRACE_S = 1
+    stopping.leave_stopping_to_others()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("alive", flush=True)
+    time.sleep(20)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "alive\n"
+    assert done.returncode == -signal.SIGALRM
