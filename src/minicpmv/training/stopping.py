@@ -68,8 +68,8 @@ def stopping() -> Iterator[Stop]:
 def leave_stopping_to_others(_: int = 0) -> None:
     """In a data worker: who trains decides when to stop, and would fail if a worker ended before.
 
-    A worker that nobody has told to end ends by itself some time after SIGTERM, which is also how Python gets rid of its
-    last children.
+    A worker that nobody has told to end ends by itself some time after SIGTERM: Python gets rid of its last children
+    in that way, and waits for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
