@@ -83,14 +83,16 @@ def test_a_run_stopped_after_every_step_ends_where_an_uninterrupted_one_does(
 
 
 class Impatient(Diary):
-    """A reporter whose user presses Ctrl-C in every step."""
+    """A reporter whose run is told to stop in every step; SIGINT may be ignored, where tests run in the background."""
 
     def step(self, progress: Progress, numbers: Mapping[str, float]) -> None:
         super().step(progress, numbers)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
 
-def test_ctrl_c_in_every_step_loses_none(recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path) -> None:
+def test_a_signal_in_every_step_loses_none(
+    recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path
+) -> None:
     diary = Impatient()
     for _ in range(recipe.schedule.steps):
         with pytest.raises(KeyboardInterrupt):
@@ -145,7 +147,7 @@ def test_text_alone_teaches_a_frozen_language_model_nothing(recipe: TrainingReci
     """A pass without pictures has no gradient at all; the other passes of the step still teach the resampler."""
     data = {"lines": SourceRecipe(world="lines"), "facts": SourceRecipe(world="facts")}
     rows = RowsRecipe(tokens=128, per_pass=1)
-    changed = replace(recipe, data=data, rates={"resampler": 1e-3}, rows=rows)
+    changed = replace(recipe, data=data, rates={"resampler": 1e-3}, rows=rows, most_flawed=0.5)  # rows are short
     carried_out(changed, tmp_path)
     before, after = load_file(bundled_folder() / "model.safetensors"), finished(tmp_path)
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"resampler"}
@@ -310,7 +312,7 @@ def test_samples_that_cannot_be_used_are_counted_and_too_many_stop_the_run(
     assert "2 <image> and 0 <video> marks" in reasons
     assert "limit is 512" in reasons
     longer = replace(changed, most_flawed=0.3, schedule=recipe.schedule.stretched(40))
-    with pytest.raises(TrainingError, match=r"3\d of 5\d samples cannot be used"):
+    with pytest.raises(TrainingError, match="19 of the first 30 samples cannot be used"):
         train_stage(longer, tmp_path / "strict", reporter=Diary(), device="cpu")
 
 

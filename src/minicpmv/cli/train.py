@@ -65,15 +65,8 @@ def train(  # noqa: PLR0913 - one option each
     from minicpmv.training.joining import JoinRecipe
     from minicpmv.training.recipe import TrainingRecipe
 
-    _refuse_numbers(
-        {
-            "--threads": threads,
-            "--max-minutes": max_minutes,
-            "--epochs": epochs,
-            "--gpus": gpus,
-            "--processes": processes,
-        }
-    )
+    times = {"--max-minutes": max_minutes, "--epochs": epochs}
+    _refuse_numbers({**times, "--threads": threads, "--gpus": gpus, "--processes": processes})
     if epochs is not None and not data:
         raise OptionError("--epochs needs --data.", remedy="Worlds have no end: use --set schedule.steps=N.")
     if gpus > 1 and not dry_run:

@@ -98,7 +98,7 @@ def train_stage(
         )
     # Several processes without a GPU find each other only if accelerate is told that they use the CPU.
     on_cpu = device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
-    known = {str(getattr(one, "name", one)) for one in get_available_trackers()}
+    known = {str(getattr(one, "value", one)) for one in get_available_trackers()}
     if missing := sorted(set(recipe.trackers) - known):
         raise OptionError(
             f"{', '.join(missing)} cannot be logged to.", remedy="Install the package of that name, or leave it out."
