@@ -53,6 +53,7 @@ from minicpmv.processing.collate import EncodedSample, Padding, collate
 from minicpmv.training.allocator import keep_freed_memory
 from minicpmv.training.estimate import measured_peak, step_flops
 from minicpmv.training.feeding import costs_of
+from minicpmv.training.precision import autocast, dtype_of
 from minicpmv.training.stage import set_attention
 from minicpmv.training.token_loss import TokenLoss
 
@@ -66,6 +67,8 @@ MID = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "n
 MID_VISION = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6}
 TOLERANCE = 2e-2
 """Largest relative difference of the two losses, in bfloat16 arithmetic."""
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -156,7 +159,7 @@ def trainer(model: MiniCPMVForConditionalGeneration, way: str, steps: list[Step]
     def run() -> float:
         total = 0.0
         for step in steps:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(CPU, "auto"):
                 loss = loss_of(step)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -234,7 +237,7 @@ def train_together(size: str, batch: int, number: int, *, clips: bool) -> None:
     while sys.stdin.readline().strip() == "go":
         total, spent = 0.0, time.process_time()
         for rows, count in fed:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(CPU, "auto"):
                 loss = losses(**rows)[0].sum() * world / count
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -290,7 +293,7 @@ def nanovlm(path: Path, model: MiniCPMVForConditionalGeneration, steps: list[Ste
     def run() -> float:
         total = 0.0
         for ids, tiles, mask, targets in fed:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(CPU, "auto"):
                 _, loss = peer(ids, tiles, attention_mask=mask, targets=targets)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), max_norm=1.0)
@@ -304,7 +307,7 @@ def nanovlm(path: Path, model: MiniCPMVForConditionalGeneration, steps: list[Ste
 
 def check(model: MiniCPMVForConditionalGeneration, steps: list[Step]) -> float:
     """Relative difference of the losses of all ways; stops the script where they do not agree."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast(CPU, "auto"):
         losses = [sum(float(WAYS[way](model)(step)) for step in steps) for way in WAYS]
     difference = (max(losses) - min(losses)) / max(abs(losses[0]), 1e-9)
     if difference > TOLERANCE:
@@ -349,7 +352,7 @@ def main() -> None:
             step_flops(numbers_of(model.config), costs_of(step.samples) | {"targets": targets(step)}, model_parts())
             for step in steps
         )
-        peak = measured_peak(torch.device("cpu"), torch.bfloat16)
+        peak = measured_peak(CPU, dtype_of("auto", CPU))
         for way in WAYS:
             speed = sum(len(step.samples) for step in steps) / times[way].best
             report.figure(f"{size}: {way}", speed, "samples/s")

@@ -173,7 +173,7 @@ def describe_stage(recipe: "TrainingRecipe", folder: Path, gpus: int) -> str:
     config, processor, note = _known_start(recipe, folder)
     with torch.device("meta"):
         model = MiniCPMVForConditionalGeneration(config)
-    choose_trainable(model, recipe)
+    choose_trainable(model, recipe, torch.device("cuda"))  # what it costs is told for GPUs
     schedule, lines = recipe.schedule, _intent(recipe)
     by_part = counts_by_part(model, recipe.rates)
     lines += [_part_line(part, *numbers) for part, numbers in by_part.items()]
@@ -245,12 +245,14 @@ def _drawn_tree(mixture: "Mixture", batch: "StepBatch") -> list[str]:
 
 def _intent(recipe: "TrainingRecipe") -> list[str]:
     """What a recipe says about steps and arithmetic, in two lines."""
+    from minicpmv.training.precision import IN_WORDS
+
     schedule = recipe.schedule
     falls = f"{schedule.decay:,} of {schedule.shape} decay to {schedule.floor:g} of the peak"
     return [
         f"{recipe.name}: from {recipe.start}, {schedule.steps:,} steps of {recipe.batch:,} samples, "
         f"{schedule.warmup:,} of warm-up, " + (falls if schedule.decay else "then held"),
-        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {recipe.precision}, "
+        f"rows of {recipe.rows.tokens:,} tokens, {recipe.rows.per_pass} per pass, {IN_WORDS[recipe.precision]}, "
         + ("sharded" if recipe.sharding == "full" else "not sharded")
         + (", activations recomputed" if recipe.recompute else ""),
     ]

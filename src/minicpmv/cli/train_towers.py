@@ -87,6 +87,7 @@ def where(recipe: "TowersRecipe", position: "Position") -> str:
 
 def describe_towers(recipe: "TowersRecipe") -> str:
     """The stages of a recipe with what each trains, on how much."""
+    from minicpmv.training.precision import IN_WORDS
     from minicpmv.training.towers.run import build_learner
 
     sizes = {
@@ -94,7 +95,10 @@ def describe_towers(recipe: "TowersRecipe") -> str:
         for part, module in build_learner(recipe).parts.items()
     }
     model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
-    lines = [f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, {recipe.precision}"]
+    lines = [
+        f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, "
+        + IN_WORDS[recipe.precision]
+    ]
     for number, stage in enumerate(recipe.stages, 1):
         trained = sum(sizes[part] for part in stage.rates)
         worlds = ", ".join(f"{world} {weight:g}" for world, weight in stage.worlds.items())

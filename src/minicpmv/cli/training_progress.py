@@ -129,6 +129,7 @@ class StageProgress:
 
         from minicpmv.processing.budget import numbers_of
         from minicpmv.training.estimate import measured_peak
+        from minicpmv.training.precision import dtype_of
         from minicpmv.training.trainable import trainable_table
 
         self._bars.console.print(trainable_table(model, recipe.rates))
@@ -140,8 +141,7 @@ class StageProgress:
         self._numbers = numbers_of(model.config)
         device = next(model.parameters()).device
         processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        self._peak = processes * measured_peak(device, half)
+        self._peak = processes * measured_peak(device, dtype_of(recipe.precision, device))
         self._recipe = recipe
         self._bar = self._bars.add_task(self._name, total=self._steps, completed=progress.step, numbers="")
 

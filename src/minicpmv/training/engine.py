@@ -35,13 +35,13 @@ from minicpmv.training.checkpoint import Progress
 from minicpmv.training.dense import ASKED
 from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loader
 from minicpmv.training.optim import set_rates
+from minicpmv.training.precision import autocast
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.run_folder import TrainingError, keep_notes, not_finite, only_one, write_text
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
 from minicpmv.training.stopping import Stop, stopping
 from minicpmv.training.towers.patch_reading import FEW_LABELS
-from minicpmv.training.trainable import autocast
 
 _JUDGED = 50
 """A run of as many samples must not have more flawed ones than its recipe allows, however many follow; a shorter run as

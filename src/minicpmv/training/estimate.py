@@ -111,7 +111,7 @@ def memory_of(
         processes: that train together.
     """
     n, is_sharded = numbers, recipe.sharding == "full"
-    number = 2 if recipe.precision == "bf16" else 4
+    number = 4 if recipe.precision == "fp32" else 2
     frozen = 4 if is_sharded else number
     share = processes if is_sharded else 1
     language = 6 * n.width + 2 * n.kv_heads * n.head_dim + 3 * n.mlp

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from minicpmv.training.shared_muon import SharedMuon
+from minicpmv.training.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,9 +129,7 @@ def build_optimiser(
         matrices = [
             _group(parameters, muon_factor * rates[part], recipe.weight_decay) for part, parameters in by_part.items()
         ]
-        # "match_rms_adamw": a rate means about the same length of step as with AdamW.
-        kind = SharedMuon if _held_alike(muon.values()) else torch.optim.Muon
-        members.append(kind(matrices, momentum=_MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        members.append(Muon(matrices, momentum=_MUON_MOMENTUM, are_shared=_held_alike(muon.values())))
     return Optimisers(*members)
 
 

@@ -12,6 +12,7 @@ from minicpmv.data.sources import SourceRecipe
 from minicpmv.errors import SettingsError
 from minicpmv.processing.sampling import PACKING_LIMIT
 from minicpmv.training.optim import OptimiserRecipe
+from minicpmv.training.precision import Precision
 from minicpmv.training.schedule import Schedule
 
 PARTS = ("llm", "vpm", "resampler")
@@ -143,7 +144,7 @@ class TrainingRecipe:
     muon: float = 0.0
     """As in the recipes of the towers: matrices of layers learn with Muon at this multiple of their part's rate."""
 
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
     """Arithmetic of the passes; what learns is kept in float32."""
 
     attention: Literal["by_sample", "eager", "sdpa", "flash_attention_2"] = "sdpa"

@@ -18,8 +18,8 @@ from minicpmv.generation.options import GenerationOptions
 from minicpmv.messages import Message, TextPart
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.precision import autocast
 from minicpmv.training.recipe import TrainingRecipe
-from minicpmv.training.trainable import autocast
 
 LONGEST_ANSWER = 160
 """In tokens."""

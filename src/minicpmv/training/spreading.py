@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from minicpmv.training.precision import dtype_of
 from minicpmv.training.recipe import TrainingRecipe
 from minicpmv.training.token_loss import TokenLoss
 
@@ -28,7 +29,7 @@ def spread(losses: TokenLoss, recipe: TrainingRecipe, accelerator: Accelerator) 
     if recipe.sharding == "none":
         wrapped: nn.Module = accelerator.prepare_model(losses)
         return wrapped
-    half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    half = dtype_of(recipe.precision, accelerator.device)
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
     # Layer after layer is moved to its device and cut there, so that none ever holds the whole model.
     units = set(losses.model._no_split_modules)

@@ -24,6 +24,7 @@ from minicpmv.training.checkpoint import Checkpoints, Progress, load_progress, r
 from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, write_heads
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.optim import Optimisers, build_optimiser
+from minicpmv.training.precision import dtype_of
 from minicpmv.training.recipe import TrainingRecipe, origin_of
 from minicpmv.training.run_folder import find_checkpoint as find_run_checkpoint
 from minicpmv.training.sheets import write_sheet
@@ -94,7 +95,7 @@ def open_stage(recipe: TrainingRecipe, folder: Path, accelerator: Accelerator) -
     model = _read_start(source, recipe, accelerator.device)
     set_attention(model, recipe.attention)
     processor = read_processor(source)
-    trainable = choose_trainable(model, recipe)
+    trainable = choose_trainable(model, recipe, accelerator.device)
     for part in recipe.rates:
         getattr(model, part).train()
     if recipe.recompute:
@@ -138,7 +139,7 @@ def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device
             "Weights of 4 bits need bitsandbytes, which is not installed.",
             remedy="Install it: pip install 'minicpmv[qlora]'",
         )
-    half = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    half = dtype_of(recipe.precision, device)
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

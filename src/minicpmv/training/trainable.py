@@ -14,6 +14,7 @@ from torch import nn
 from minicpmv.errors import OptionError
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.optim import part_of, select_trainable
+from minicpmv.training.precision import dtype_of
 from minicpmv.training.recipe import PARTS, LoraRecipe, TrainingRecipe
 
 _ADAPTED: Mapping[str, str] = {
@@ -35,7 +36,9 @@ class Trainable:
     """What learns, by its name in the model."""
 
 
-def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRecipe) -> Trainable:
+def choose_trainable(
+    model: MiniCPMVForConditionalGeneration, recipe: TrainingRecipe, device: torch.device
+) -> Trainable:
     """Freeze, adapt and unfreeze as a recipe says.
 
     What learns is held in float32. With bf16 arithmetic the rest is held in bfloat16: nobody needs its last bits.
@@ -43,6 +46,7 @@ def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRe
     Args:
         model: changed in place.
         recipe: whose `rates` and `lora` count.
+        device: on which it will train.
 
     Raises:
         OptionError: adapters are wanted and peft is not installed.
@@ -54,10 +58,11 @@ def choose_trainable(model: MiniCPMVForConditionalGeneration, recipe: TrainingRe
     else:
         module = _adapted(model, recipe.lora, recipe.rates, recipe.seed)
         chosen = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    is_half = dtype_of(recipe.precision, device) == torch.bfloat16
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-        elif parameter.is_floating_point() and recipe.precision == "bf16" and recipe.sharding == "none":
+        elif parameter.is_floating_point() and is_half and recipe.sharding == "none":
             # A shard holds one number format; weights of 4 bits keep theirs.
             parameter.data = parameter.data.bfloat16()
     return Trainable(module, chosen)
@@ -113,8 +118,3 @@ def trainable_table(model: nn.Module, rates: Mapping[str, float]) -> Table:
     for part, (whole, learning, rate) in counts_by_part(model, rates).items():
         table.add_row(part, f"{whole:,}", f"{learning:,}", "frozen" if rate is None else f"{rate:g}")
     return table
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Arithmetic of a pass."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

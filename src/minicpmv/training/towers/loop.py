@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
+from minicpmv.training.precision import autocast
 from minicpmv.training.run_folder import find_checkpoint, not_finite
 from minicpmv.training.stopping import Stop, leave_stopping_to_others, stopping
 from minicpmv.training.towers import runstate
@@ -126,7 +127,7 @@ def _update(
     step: int,
 ) -> dict[str, float]:
     """One optimiser step."""
-    with torch.autocast(run.company.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16"):
+    with autocast(run.company.device, run.recipe.precision):
         loss, numbers = objective.loss(run.learner, batch)
     loss.backward()
     run.company.average(trainable.values())

@@ -11,6 +11,7 @@ from typing import Literal
 
 from minicpmv.errors import SettingsError
 from minicpmv.training.optim import OptimiserRecipe
+from minicpmv.training.precision import Precision
 from minicpmv.training.schedule import Schedule
 
 Objective = Literal["patches", "answers"]
@@ -126,7 +127,7 @@ class TowersRecipe:
     attention: Literal["eager", "sdpa"] = "sdpa"
     """Attention path while training. On a CPU `eager` is several times faster backwards for short items."""
 
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
     """Arithmetic of the forward pass; weights and optimiser stay in float32."""
 
     notes: str = field(default="")
