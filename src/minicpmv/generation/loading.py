@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BUNDLED = "nano"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+_SMALL = 256 * 2**20
+"""Bytes of weights that a CPU may as well hold in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -59,7 +62,7 @@ def load(
     Args:
         model: a folder, a hub id such as `openbmb/MiniCPM-V-4_5`, or `nano` or None for the bundled one.
         device: `auto` takes all GPUs there are, or else the CPU; otherwise a torch device such as `cpu` or `cuda:1`.
-        dtype: `auto` keeps the checkpoint's, except for nano on a CPU, which is faster in float32.
+        dtype: `auto` keeps the checkpoint's, except for folders as small as nano on a CPU, which is faster in float32.
         quantization: `int8` or `int4` packs the weights of the language model, which writes faster on a CPU that way.
 
     Raises:
@@ -74,7 +77,7 @@ def load(
         check_quantization(quantization, place)
     source = find_checkpoint(model)
     is_bundled = is_bundled_name(model)
-    if is_bundled and dtype == "auto" and place.type == "cpu":
+    if dtype == "auto" and place.type == "cpu" and _is_small(source):
         dtype = "float32"
     loaded = _read_model(source, device=place, spread=device == "auto", dtype=dtype)
     num_parameters = loaded.num_parameters()
@@ -126,6 +129,10 @@ def find_checkpoint(model: str | Path | None) -> str | Path:
 def is_bundled_name(model: str | Path | None) -> bool:
     """Whether the bundled nano is meant: by no name, or by its own where no folder is called so."""
     return model is None or (str(model) == BUNDLED and not Path(BUNDLED).exists())
+
+
+def _is_small(source: str | Path) -> bool:
+    return isinstance(source, Path) and sum(one.stat().st_size for one in source.glob("*.safetensors")) < _SMALL
 
 
 def _read_model(

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minicpmv.errors import CheckpointError, CheckpointNotFoundError, OptionError
+from minicpmv.generation import loading
 from minicpmv.generation.loading import bundled_folder, find_checkpoint, load, read_config
 
 
@@ -22,6 +23,16 @@ def test_a_folder_becomes_a_model_in_eval_mode_with_its_processor(toy_folder: Pa
     assert loaded.name == str(toy_folder)
     assert not loaded.is_bundled
     assert loaded.processor.image_processor.scale_resolution == 112
+
+
+def test_a_cpu_holds_small_models_in_float32_and_large_ones_as_they_are(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(toy_folder, tmp_path / "half"))
+    load(toy_folder, device="cpu", dtype="bfloat16").model.save_pretrained(folder)
+    assert load(folder, device="cpu").model.dtype == torch.float32
+    monkeypatch.setattr(loading, "_SMALL", 0)
+    assert load(folder, device="cpu").model.dtype == torch.bfloat16
 
 
 def test_the_bundled_model_has_a_name_unless_a_folder_is_called_so(
