@@ -62,8 +62,7 @@ def train(  # noqa: PLR0913 - one option each
     """Train a model by a recipe. The same command again goes on where it stopped."""
     from minicpmv.cli.train_any import Run, carry_out, describe, describe_chain, run_chain
     from minicpmv.recipes.loader import ChainRecipe, load_members, load_recipe
-    from minicpmv.training.joining import JoinRecipe
-    from minicpmv.training.recipe import TrainingRecipe
+    from minicpmv.training.recipe import JoinRecipe, TrainingRecipe
 
     times = {"--max-minutes": max_minutes, "--epochs": epochs}
     _refuse_numbers({**times, "--threads": threads, "--gpus": gpus, "--processes": processes})

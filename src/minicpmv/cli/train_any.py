@@ -40,7 +40,8 @@ class Run:
 
 def carry_out(recipe: "SingleRecipe", folder: Path, run: Run) -> None:
     """Carry out one recipe, or go on with it."""
-    from minicpmv.training.joining import JoinRecipe, join_parts
+    from minicpmv.training.joining import join_parts
+    from minicpmv.training.recipe import JoinRecipe
     from minicpmv.training.towers.recipe import TowersRecipe
 
     if isinstance(recipe, JoinRecipe):
@@ -102,7 +103,7 @@ def describe(recipe: "SingleRecipe", folder: Path, run: Run) -> str:
         folder: where its run would be; beside it lie those it goes on from.
         run: how it would be carried out.
     """
-    from minicpmv.training.joining import JoinRecipe
+    from minicpmv.training.recipe import JoinRecipe
     from minicpmv.training.towers.recipe import TowersRecipe
 
     if isinstance(recipe, JoinRecipe):
@@ -146,7 +147,7 @@ def run_chain(name: str, members: "Sequence[SingleRecipe]", folder: Path, run: R
 def _as_asked(recipe: "SingleRecipe", home: Path, run: Run) -> bool:
     """Whether a finished run was carried out by this very recipe."""
     from minicpmv.settings import dump_settings
-    from minicpmv.training.joining import JoinRecipe
+    from minicpmv.training.recipe import JoinRecipe
 
     if not isinstance(recipe, JoinRecipe):
         recipe = _as_run(recipe, run)

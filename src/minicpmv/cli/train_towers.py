@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from minicpmv.cli.console import say
 from minicpmv.cli.local_processes import is_first, leave_the_others
+from minicpmv.errors import SettingsError
 
 if TYPE_CHECKING:
     from minicpmv.training.towers.recipe import TowersRecipe
@@ -41,7 +42,7 @@ def run_towers(recipe: "TowersRecipe", folder: Path, device: str, max_seconds: f
 
 def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
     """Whether this is a new run or an old one, and which of an old run's settings have changed since."""
-    from minicpmv.settings import dump_settings
+    from minicpmv.recipes.loader import compare, load_towers
     from minicpmv.training.run_folder import find_checkpoint
     from minicpmv.training.towers import runstate
 
@@ -52,10 +53,13 @@ def _tell_start(recipe: "TowersRecipe", folder: Path) -> None:
     say(f"Going on in {folder}: {where(recipe, runstate.load_position(checkpoint))}.")
     kept = folder / "recipe.yaml"
     if kept.is_file():
-        before = kept.read_text(encoding="utf-8").splitlines()
-        for line in dump_settings(recipe).splitlines():
-            if line not in before:
-                say(f"note: changed since the run began: {line.strip()}")
+        try:
+            changes = compare(load_towers(str(kept)), recipe)
+        except SettingsError:
+            say("note: the run was begun by another version, so what has changed in its recipe is not known.")
+            return
+        for name, (before, now) in changes.items():
+            say(f"note: changed since the run began: {name}, from {before} to {now}")
 
 
 def _resume_hint(recipe: "TowersRecipe", folder: Path) -> str:

@@ -16,10 +16,8 @@ from typing import Any, TypeAlias
 import yaml
 
 from minicpmv.errors import SettingsError
-from minicpmv.generation.loading import BUNDLED
 from minicpmv.settings import dump_settings, parse_yaml, read_settings
-from minicpmv.training.joining import JoinRecipe
-from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.recipe import JoinRecipe, TrainingRecipe
 from minicpmv.training.towers.recipe import TowersRecipe
 
 SingleRecipe: TypeAlias = TowersRecipe | JoinRecipe | TrainingRecipe
@@ -129,7 +127,7 @@ def root_of(recipe: TrainingRecipe) -> str | TowersRecipe | JoinRecipe:
         A folder or a hub id, or the recipe that makes a model.
     """
     start: str = recipe.start
-    while start in bundled_recipes() and start != BUNDLED:
+    while start in bundled_recipes():
         before = load_recipe(start)
         if not isinstance(before, TrainingRecipe):
             if isinstance(before, ChainRecipe):

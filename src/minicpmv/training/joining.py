@@ -8,7 +8,6 @@ row, any other begins as the mean of all rows taken over; the position table is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,12 @@ from minicpmv.generation.loading import explained, read_processor
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.model_folder import write_model_folder
+from minicpmv.training.recipe import JoinRecipe
 
 _SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Sizes in which a part has to agree with the model it becomes part of."""
 
 _SAME_LANGUAGE = (*_SAME, "num_key_value_heads", "head_dim")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JoinRecipe:
-    """What is joined."""
-
-    name: str
-    preset: str
-    """Of `MiniCPMVConfig`: the sizes that both parts must have."""
-
-    llm: str
-    """Folder or hub id of a Qwen3."""
-
-    vpm: str
-    """Folder or hub id of a SigLIP or SigLIP2 with square patches of the preset's side."""
-
-    processor: str
-    """Folder or hub id of a model of this family whose tokenizer and media settings are taken; not its weights."""
-
-    seed: int = 0
-    """Of the blank resampler."""
 
 
 def join_parts(recipe: JoinRecipe, folder: Path) -> Path:

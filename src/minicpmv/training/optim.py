@@ -5,7 +5,6 @@ parts + rates -> select_trainable -> build_optimiser -> set_rates(factor) -> ste
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from minicpmv.training.muon import Muon
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiserRecipe:
-    """AdamW; weight decay and clipping also hold for what learns with Muon."""
-
-    betas: tuple[float, float]
-    weight_decay: float
-    clip_norm: float
-
+from minicpmv.training.recipe import OptimiserRecipe
 
 # Tables and queries are lookups, not maps: pulling them towards zero only erases rarely used rows.
 _UNDECAYED = ("position_embedding", "embed_tokens", "resampler.query", "slot_codes", "heads.codes")

@@ -1,14 +1,9 @@
 """Arithmetic of training: what a recipe says, and what the device multiplies fast."""
 
-from typing import Literal
-
 import torch
 
 from minicpmv.model.arithmetic import half_or_single
-
-Precision = Literal["auto", "fp32", "bf16"]
-"""`auto` is bf16 where the device multiplies it faster than float32: GPUs, and processors with instructions for it."""
-
+from minicpmv.training.recipe import Precision
 
 IN_WORDS: dict[Precision, str] = {"auto": "bf16 where it is fast", "fp32": "fp32", "bf16": "bf16"}
 

@@ -11,12 +11,43 @@ from typing import Literal
 from minicpmv.data.sources import SourceRecipe
 from minicpmv.errors import SettingsError
 from minicpmv.processing.sampling import PACKING_LIMIT
-from minicpmv.training.optim import OptimiserRecipe
-from minicpmv.training.precision import Precision
 from minicpmv.training.schedule import Schedule
 
 PARTS = ("llm", "vpm", "resampler")
 """The parts of the model, each with a rate of its own or frozen."""
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""`auto` is bf16 where the device multiplies it faster than float32: GPUs, and processors with instructions for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserRecipe:
+    """AdamW; weight decay and clipping also hold for what learns with Muon."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinRecipe:
+    """What is joined."""
+
+    name: str
+    preset: str
+    """Of `MiniCPMVConfig`: the sizes that both parts must have."""
+
+    llm: str
+    """Folder or hub id of a Qwen3."""
+
+    vpm: str
+    """Folder or hub id of a SigLIP or SigLIP2 with square patches of the preset's side."""
+
+    processor: str
+    """Folder or hub id of a model of this family whose tokenizer and media settings are taken; not its weights."""
+
+    seed: int = 0
+    """Of the blank resampler."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,17 @@ def command(*words: object) -> int:
     return main([str(word) for word in ("train", *words)])
 
 
+def test_a_run_of_another_version_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    options = (RECIPE, "--out", folder, "--device", "cpu", "--max-minutes", "1e-6")
+    assert command(*options) == 0
+    kept = folder / "recipe.yaml"
+    kept.write_text(kept.read_text(encoding="utf-8") + "forgotten: 1\n", encoding="utf-8")
+    capsys.readouterr()
+    assert command(*options) == 0
+    assert "begun by another version" in capsys.readouterr().err
+
+
 def test_a_recipe_is_carried_out_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     options = (RECIPE, "--out", folder, "--device", "cpu")
@@ -32,7 +43,7 @@ def test_a_recipe_is_carried_out_stopped_and_continued(tmp_path: Path, capsys: p
     assert command(*options, "--set", "stages.1.steps=1") == 0
     finished = capsys.readouterr()
     assert "Going on" in finished.err
-    assert "note: changed since the run began: steps: 1" in finished.err
+    assert "note: changed since the run began: stages.language.steps, from 2 to 1" in finished.err
     assert "stage 3/3 all: step 3 of 3  loss" in finished.err
     assert finished.out.strip() == str(folder / "model")
     assert (folder / "model" / "model.safetensors").is_file()

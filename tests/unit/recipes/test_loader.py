@@ -23,8 +23,7 @@ from minicpmv.recipes.loader import (
     load_towers,
     root_of,
 )
-from minicpmv.training.joining import JoinRecipe
-from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.recipe import JoinRecipe, TrainingRecipe
 from minicpmv.training.towers.answers import WORLDS
 from minicpmv.training.towers.objectives import READABLE
 from minicpmv.training.towers.recipe import TowersRecipe

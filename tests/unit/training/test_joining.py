@@ -9,7 +9,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, Sigl
 from minicpmv.errors import CheckpointError
 from minicpmv.generation.loading import bundled_folder, load, read_processor
 from minicpmv.model.presets import PRESETS
-from minicpmv.training.joining import JoinRecipe, join_parts, resized_table, rows_by_token
+from minicpmv.training.joining import join_parts, resized_table, rows_by_token
+from minicpmv.training.recipe import JoinRecipe
 
 NANO = PRESETS["nano"]
 PATCHES_A_SIDE = 5

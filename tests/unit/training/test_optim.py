@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from minicpmv.training.optim import OptimiserRecipe, build_optimiser, select_trainable, set_rates
+from minicpmv.training.optim import build_optimiser, select_trainable, set_rates
+from minicpmv.training.recipe import OptimiserRecipe
 
 RATES = {"llm": 1e-3}
 

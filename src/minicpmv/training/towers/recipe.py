@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from minicpmv.errors import SettingsError
-from minicpmv.training.optim import OptimiserRecipe
-from minicpmv.training.precision import Precision
+from minicpmv.training.recipe import OptimiserRecipe, Precision
 from minicpmv.training.schedule import Schedule
 
 Objective = Literal["patches", "answers"]
