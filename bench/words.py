@@ -4,7 +4,9 @@
 
 Lines of held-out words in the held-out family are laid out and not seen: every slot says its letters exactly, as in the
 stage `letters`. What is misread here is not the eyes' fault. Then the questions about pictures and clips, told in
-words. An answer is right when every token of it is the likeliest after what comes before.
+words. With `--seen` the same lines are looked at as well, by tower and resampler as they are then; with the language
+model of another stage (`--reader`) this tells whether the resampler speaks its language. An answer is right when every
+token of it is the likeliest after what comes before.
 """
 
 from __future__ import annotations
@@ -47,23 +49,25 @@ def told(pair: TextPair) -> Exchange:
 
 
 def laid_out(
-    generator: Generator, faces: Sequence[Face], most_lines: int, max_words: int, num_queries: int
+    generator: Generator, faces: Sequence[Face], most_lines: int, max_words: int, num_queries: int, *, is_seen: bool
 ) -> Exchange:
-    """Held-out lines as perfect tokens, as many as fit."""
+    """Held-out lines as perfect tokens or as a picture, as many as fit."""
     size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
     num_lines = max(1, min(most_lines, size[0] // LEAST_STEP_PX))
     drawn = render_line(generator, faces=faces, split="held_out", size=size, num_lines=num_lines, max_words=max_words)
     letters = letters_in_slots(on_rows(with_gaps(drawn.text, drawn.characters)), *size, num_queries)
-    return Exchange("asked", (drawn.image,), STILL, ask(generator, READING), drawn.text, None, letters, True)
+    return Exchange("asked", (drawn.image,), STILL, ask(generator, READING), drawn.text, None, letters, not is_seen)
 
 
-def tasks(num_queries: int) -> dict[str, Callable[[Generator], Exchange]]:
+def tasks(num_queries: int, *, seen: bool) -> dict[str, Callable[[Generator], Exchange]]:
     """Everything that is asked, by name."""
     faces = find_faces("held_out", system=False)
-    asked: dict[str, Callable[[Generator], Exchange]] = {
-        name: lambda generator, bounds=bounds: laid_out(generator, faces, *bounds, num_queries)
-        for name, bounds in PAGES.items()
-    }
+    asked: dict[str, Callable[[Generator], Exchange]] = {}
+    for name, bounds in PAGES.items():
+        for is_seen in (False, True)[: 1 + seen]:
+            asked[f"{name}, seen" if is_seen else name] = lambda generator, bounds=bounds, is_seen=is_seen: laid_out(
+                generator, faces, *bounds, num_queries, is_seen=is_seen
+            )
     for task in CLIP_TASKS:
         for full in (False, True):
             asked[f"{task}, in full" if full else task] = lambda generator, task=task, full=full: told(
@@ -79,10 +83,18 @@ def tasks(num_queries: int) -> dict[str, Callable[[Generator], Exchange]]:
 def score(learner: Learner, encoder: PieceEncoder, pad_id: int, exchanges: list[Exchange]) -> tuple[float, float]:
     """Share of right answers and nats per token."""
     batch = collate(exchanges, encoder, pad_id, learner.model.config.scale_resolution, np.random.default_rng(0))
+    features = None
+    if "symbols" in batch:
+        features = learner.slot_codes(batch["symbols"])
+    elif "pixel_values" in batch:
+        shapes = [tuple(shape) for shape in batch["item_shapes"].tolist()]
+        seen = learner.model.vpm(batch["pixel_values"], shapes)
+        attention = learner.model.config.vision_config._attn_implementation
+        features = learner.model.resampler(seen, shapes, batch["item_packs"].tolist(), batch["item_times"], attention)
     logits = learner.model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        visual_features=learner.slot_codes(batch["symbols"]) if "symbols" in batch else None,
+        visual_features=features,
         visual_slots=batch.get("visual_slots"),
         use_cache=False,
     ).logits
@@ -95,6 +107,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run of the towers")
     parser.add_argument("--stage", help="as it was after this stage; without it: the newest checkpoint")
+    parser.add_argument("--reader", help="with the language model as it was after this stage")
+    parser.add_argument("--seen", action="store_true", help="lines as pictures, too; from the stage `see` on")
     parser.add_argument("--samples", type=int, default=200, help="of each kind")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--json", type=Path)
@@ -102,13 +116,16 @@ def main() -> int:
     learner = build_learner(load_towers("nano_towers"))
     weights = arguments.run / ("checkpoint" if arguments.stage is None else f"stages/{arguments.stage}")
     runstate.load_weights(weights, learner.parts)
+    if arguments.reader is not None:
+        parts = {name: learner.parts[name] for name in ("llm", "slot_codes")}
+        runstate.load_weights(arguments.run / "stages" / arguments.reader, parts)
     learner.eval()
     tokenizer = load_tokenizer(arguments.run / "tokenizer")
     num_queries = learner.model.config.query_num
     encoder = PieceEncoder(tokenizer, placeholder=PLACEHOLDER, slot_length=num_queries)
     figures = []
     print(f"{'asked':<24}right, %                 nats per token")
-    for name, make in tasks(num_queries).items():
+    for name, make in tasks(num_queries, seen=arguments.seen).items():
         right, nats, batches = 0, 0.0, range(0, arguments.samples, BATCH)
         for start in batches:
             numbers = range(start, min(start + BATCH, arguments.samples))

@@ -28,7 +28,7 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.resampler import ResamplerAttention
 from minicpmv.training.places import PlaceHeads, places_looked_at, places_of_patches
 from minicpmv.training.towers.patch_reading import NUM_COLOURS, NUM_KINDS, SLOTS, UNKNOWN, PatchReader
-from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes, slot_scores
+from minicpmv.training.towers.reading_slots import NEARNESS, TOKEN_RMS, SlotCodes, slot_distances, slot_scores
 
 FILE = "dense_heads.safetensors"
 """In the folder of a run, beside `model`."""
@@ -97,7 +97,7 @@ class DenseHeads(nn.Module):
         Args:
             seen: what the tower and the resampler made of the pictures.
             letters: int64 [patches, 3], `UNKNOWN` where nothing is asked of the tower.
-            slot_letters: int64 [packs, queries, 6], likewise of the resampler.
+            slot_letters: int64 [packs, queries, 6], likewise of the resampler, or `UNASKED`.
             things: int64 [patches, 2], likewise of the tower.
         """
         features, tokens = torch.cat(seen.features), torch.cat(seen.tokens)
@@ -135,16 +135,16 @@ class DenseHeads(nn.Module):
         )
 
     def slot_loss(self, tokens: Tensor, letters: Tensor) -> Tensor:
-        """Sum of the cross-entropy of the letters in slots, over the codes that a token is closest to.
+        """Sum of the cross-entropy of the letters in slots, over the codes that a token is near, and of its distance.
 
         Args:
             tokens: [packs, queries, d_llm].
-            letters: int64 [packs, queries, 6], `UNKNOWN` where nothing is asked.
+            letters: int64 [packs, queries, 6], negative where nothing is asked.
         """
         by_place = slot_scores(tokens, self.codes.codes.weight)
-        return nn.functional.cross_entropy(
-            by_place.flatten(0, 2), letters.flatten(), ignore_index=UNKNOWN, reduction="sum"
-        )
+        asked = letters >= 0
+        missed = nn.functional.cross_entropy(by_place[asked], letters[asked], reduction="sum")
+        return missed + NEARNESS * (slot_distances(tokens, self.codes.codes.weight, letters) * asked.sum(-1)).sum()
 
 
 def blank_heads(vision_width: int, width: int, seed: int) -> DenseHeads:

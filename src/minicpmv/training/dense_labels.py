@@ -24,7 +24,7 @@ from minicpmv.messages import Part
 from minicpmv.processing.collate import EncodedSample
 from minicpmv.processing.slicing import Size, SlicePlan, slice_boxes
 from minicpmv.training.towers.patch_reading import SLOTS, UNKNOWN, counted_slots
-from minicpmv.training.towers.reading_slots import PLACES, letters_in_slots
+from minicpmv.training.towers.reading_slots import PLACES, UNASKED, letters_in_slots
 
 LABELS = ("letters", "slot_letters", "things")
 
@@ -54,7 +54,7 @@ def dense_labels(
 
     Returns:
         `letters` int64 [patches, 3], `slot_letters` int64 [packs, queries, 6] and `things` int64 [patches, 2],
-        `UNKNOWN` where nothing is asked.
+        `UNKNOWN` where nothing is asked, and `UNASKED` in a slot where nothing lies.
     """
     patches = sum(int(rows.item_shapes.prod(-1).sum()) for rows in encoded.visuals)
     packs = sum(rows.num_packs for rows in encoded.visuals)
@@ -76,7 +76,8 @@ def dense_labels(
         in_patches = patch_targets(characters, size.height, size.width)
         in_slots = letters_in_slots(characters, size.height, size.width, encoded.slot_length)
         letters[starts[item] : starts[item + 1]] = np.where(counted_slots(generator, in_patches), in_patches, UNKNOWN)
-        slots[item] = np.where(counted_slots(generator, in_slots), in_slots, UNKNOWN)
+        asked = counted_slots(generator, in_slots)
+        slots[item] = np.where(asked, in_slots, np.where(in_slots == 0, UNASKED, UNKNOWN))
     return labels
 
 
@@ -126,7 +127,7 @@ def _moved(characters: Sequence[CharacterBox], size: Size, refined: Size, left: 
 
 def counts_of(labels: Sequence[Mapping[str, NDArray[np.int64]]]) -> Counter[str]:
     """How many letters and things are asked of the tower and of the resampler, and how many places."""
-    counts = Counter({name: sum(int((label[name] != UNKNOWN).sum()) for label in labels) for name in LABELS})
+    counts = Counter({name: sum(int((label[name] >= 0).sum()) for label in labels) for name in LABELS})
     counts["patch_places"] = sum(len(label["letters"]) for label in labels)
     counts["slot_places"] = sum(label["slot_letters"][..., 0].size for label in labels)
     return counts

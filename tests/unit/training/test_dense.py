@@ -20,10 +20,10 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import SlicePlan
 from minicpmv.recipes.loader import load_stage
 from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_heads
-from minicpmv.training.dense_labels import dense_labels, picture_size, things_in_patches
+from minicpmv.training.dense_labels import counts_of, dense_labels, picture_size, things_in_patches
 from minicpmv.training.feeding import Share, load_step, recipe_mixture
 from minicpmv.training.towers.patch_reading import UNKNOWN
-from minicpmv.training.towers.reading_slots import letters_in_slots
+from minicpmv.training.towers.reading_slots import UNASKED, letters_in_slots
 
 SIDE = 14
 
@@ -54,6 +54,8 @@ def test_a_picture_that_is_not_cut_has_the_labels_of_the_towers(seed: int, proce
     assert set(np.unique(labels["letters"][wanted == 0])) <= {0, UNKNOWN}
     slots = letters_in_slots(characters, plan.overview.height, plan.overview.width, 64)
     assert np.array_equal(labels["slot_letters"][0][slots > 0], slots[slots > 0])
+    assert set(np.unique(labels["slot_letters"][0][slots == 0])) == {0, UNASKED}, "blanks are known, and few are asked"
+    assert counts_of([labels])["slot_letters"] == (labels["slot_letters"] >= 0).sum()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -186,5 +188,10 @@ def test_the_losses_are_sums_over_what_is_asked() -> None:
     letters[0, 0], slots[0, 0, 0] = 3, 90
     assert heads.patch_loss(features, letters) > one > 0
     assert heads.slot_loss(tokens, slots) > other > 0
+    slots[1, 3] = torch.tensor([UNASKED, 5, 0, 0, UNASKED, 7])
+    wanted = heads.codes(slots[1:, 3:])[0, 0]
+    near, far = tokens.clone(), tokens.clone()
+    near[1, 3], far[1, 3] = wanted, 5 * wanted  # the louder one says the same letters, with more conviction
+    assert heads.slot_loss(near, slots) < heads.slot_loss(far, slots)
     logits = heads.reader.letters(features)[1, 2 * NUM_CHARACTERS :]
     assert one.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(40)).item(), rel=1e-5)

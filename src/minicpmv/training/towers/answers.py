@@ -33,7 +33,7 @@ from minicpmv.training.feeding import Share
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.objectives import ALONE, FULL_SHARE, Batch, lettered_lines, split_counts, step_generator
 from minicpmv.training.towers.patch_reading import PatchLabels, label_tensors, patch_reading_loss
-from minicpmv.training.towers.reading_slots import slot_loss, slot_tensors
+from minicpmv.training.towers.reading_slots import doubted, slot_loss, slot_tensors
 from minicpmv.training.towers.recipe import StageRecipe
 
 STILL = ((-1,),)
@@ -58,6 +58,7 @@ class Exchange:
         labels: what is in the patches of all frames, where known.
         letters: int64 [queries, places] letters where each query looks, where known.
         is_symbolic: the model is given codes of `letters` instead of the picture.
+        is_doubted: and these say what else a letter might be.
     """
 
     world: str
@@ -68,6 +69,7 @@ class Exchange:
     labels: PatchLabels | None = None
     letters: NDArray[np.int64] | None = None
     is_symbolic: bool = False
+    is_doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class AnswerQuestions:
             resampled, dense, extra = self._look(learner, batch)
             features.append(resampled)
         if "symbols" in batch:
-            features.append(learner.slot_codes(batch["symbols"]))
+            features.append(learner.slot_codes(batch["symbols"], batch["symbol_doubts"], batch["symbol_shares"]))
         output = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -126,9 +128,9 @@ class AnswerQuestions:
             dense = dense + self.stage.patch_loss * loss
         if self.stage.slot_loss and "letters" in batch:
             codes = learner.slot_codes.codes.weight
-            loss, right = slot_loss(features[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
+            loss, found = slot_loss(features[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
             dense = dense + self.stage.slot_loss * loss
-            numbers = {**numbers, "slot_loss": loss.item(), "slot_letters": right}
+            numbers = {**numbers, **found}
         return features, dense, numbers
 
 
@@ -206,7 +208,20 @@ def collate(
     symbols = [exchange.letters for exchange in exchanges if exchange.is_symbolic and exchange.letters is not None]
     if symbols:
         batch["symbols"] = torch.from_numpy(np.stack(symbols))
+        batch |= _doubts_of(exchanges, generator)
     return batch
+
+
+def _doubts_of(exchanges: Sequence[Exchange], generator: Generator) -> Batch:
+    """What the letters of symbolic exchanges might be instead, and how far they are believed."""
+    others, shares = [], []
+    for exchange in exchanges:
+        if exchange.is_symbolic and exchange.letters is not None:
+            sure = exchange.letters, np.ones(exchange.letters.shape, dtype=np.float32)
+            other, share = doubted(exchange.letters, generator) if exchange.is_doubted else sure
+            others.append(other)
+            shares.append(share)
+    return {"symbol_doubts": torch.from_numpy(np.stack(others)), "symbol_shares": torch.from_numpy(np.stack(shares))}
 
 
 def fitted(picture: Picture, size: Size) -> Picture:
@@ -264,12 +279,14 @@ World = Callable[[Generator, Sequence[Face], int, int], list[Exchange]]
 """Draws exchanges: source of randomness, faces, how many, queries of the resampler."""
 
 
-def lines_of(name: str, full: float, *, is_symbolic: bool) -> World:
+def lines_of(name: str, full: float, *, is_symbolic: bool, is_doubted: bool = False) -> World:
     """A world of printed lines, such a share of the pictures full of them, on a canvas drawn for the whole batch."""
 
     def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
         return [
-            Exchange(name, (line.image,), STILL, ask(generator, READING), line.text, labels, letters, is_symbolic)
+            Exchange(
+                name, (line.image,), STILL, ask(generator, READING), line.text, labels, letters, is_symbolic, is_doubted
+            )
             for line, labels, letters in lettered_lines(generator, faces, count, num_queries, full)
         ]
 
@@ -330,6 +347,7 @@ WORLDS: Mapping[str, World] = {
     "lines": lines_of("lines", 0.0, is_symbolic=False),
     "paragraphs": lines_of("paragraphs", FULL_SHARE, is_symbolic=False),
     "slots": lines_of("slots", FULL_SHARE, is_symbolic=True),
+    "doubts": lines_of("doubts", FULL_SHARE, is_symbolic=True, is_doubted=True),
     "scenes": _scenes,
     "clips": clips_of(CLIP_TASKS, "clips"),
     "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),

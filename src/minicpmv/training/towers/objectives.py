@@ -130,11 +130,10 @@ class ReadPatches:
         attention = learner.model.config.vision_config._attn_implementation
         no_times = torch.full((len(shapes),), -1, device=features.device)
         with watching(learner.model) as seen:
-            # Detached: a resampler that knows nothing yet should not tell the tower what to see.
-            tokens = learner.model.resampler(features.detach(), shapes, range(len(shapes)), no_times, attention)
+            tokens = learner.model.resampler(features, shapes, range(len(shapes)), no_times, attention)
         codes = learner.slot_codes.codes.weight
-        missed, right = slot_loss(tokens[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
-        loss, numbers = self.stage.slot_loss * missed, {"slot_loss": missed.item(), "slot_letters": right}
+        missed, numbers = slot_loss(tokens[batch["lettered"]], codes, batch["letters"], batch["counted_letters"])
+        loss = self.stage.slot_loss * missed
         if self.stage.place_loss:
             misplaced = learner.place_heads.slot_loss(tokens, seen.looked_at[0]) / tokens[..., 0].numel()
             loss = loss + self.stage.place_loss * misplaced

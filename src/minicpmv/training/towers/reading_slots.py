@@ -36,11 +36,23 @@ PLACES = 2 * THIRDS
 UNCLEAR = -1
 """In the place of a letter: letters of two rows of text share the place, and nobody says which one is meant."""
 
+UNASKED = -2
+"""In the place of a letter: nothing lies there, and nobody asks; it still belongs to what the slot says."""
+
 _SAME_ROW_PX = 9
 """Centres of two letters of one row lie within this height; rows of the smallest print are further apart."""
 
 TOKEN_RMS = 0.05
 """Root mean square of a trained nano's word embeddings; measured, see docs/log.md."""
+
+MOST_DOUBTS = 0.4
+"""Share of the letters that are in doubt in the worst picture. Half of the doubts are wrong."""
+
+BLANKS_DOUBTED = 0.1
+"""How often an empty place is in doubt, beside a letter."""
+
+NEARNESS = 2.0
+"""Weight of the distance from the wanted codes beside the cross-entropy."""
 
 SHARPNESS = 8.0
 """Logit of a feature that is exactly the wanted code; with 96 classes, 97 % of the probability."""
@@ -63,11 +75,26 @@ class SlotCodes(nn.Module):
         for other in others:
             other.add_(first).mul_(0.5**0.5)
 
-    def forward(self, letters: Tensor) -> Tensor:
-        """int64 [packs, queries, places] to features [packs, queries, d_llm]; what is unclear is left empty."""
+    def forward(self, letters: Tensor, others: Tensor | None = None, shares: Tensor | None = None) -> Tensor:
+        """What is said about letters; what is unclear is left empty.
+
+        Args:
+            letters: int64 [packs, queries, places].
+            others: likewise, what each might be instead; None if nothing is in doubt.
+            shares: float [packs, queries, places], how far each is believed to be what it is.
+
+        Returns:
+            [packs, queries, d_llm].
+        """
+        features = self._codes_of(letters)
+        if others is not None and shares is not None:
+            features = features * shares[..., None] + self._codes_of(others) * (1 - shares[..., None])
+        return features.sum(-2)
+
+    def _codes_of(self, letters: Tensor) -> Tensor:
         offsets = torch.arange(PLACES, device=letters.device) * NUM_CHARACTERS
-        features: Tensor = self.codes(letters.clamp(min=0) + offsets).sum(-2)
-        return features
+        codes: Tensor = self.codes(letters.clamp(min=0) + offsets)
+        return codes
 
 
 def letters_in_slots(
@@ -117,6 +144,32 @@ def slot_tensors(letters: Sequence[NDArray[np.int64]], packs: Sequence[int], gen
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 
+def doubted(letters: NDArray[np.int64], generator: Generator) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Doubts as eyes have them: a letter might be another one, or lie in the next place, or not be there at all.
+
+    A language model that was told the truth only, and with certainty, does not survive its first misread letter.
+
+    Args:
+        letters: int64 [queries, places] of one picture.
+        generator: draws how bad the picture is, and every doubt.
+
+    Returns:
+        What each might be instead, int64 [queries, places], and how far it is believed to be what it is, float32.
+    """
+    flat = letters.clip(min=0).ravel()
+    draws = generator.random((3, flat.size))
+    doubt = draws[0] < generator.random() * MOST_DOUBTS
+    doubt &= (flat > 0) | (draws[1] < BLANKS_DOUBTED)
+    others = np.where(doubt, generator.integers(0, NUM_CHARACTERS, flat.size), flat)
+    shares = np.where(doubt, draws[2], 1.0)
+    # Some of the letters in doubt lie in the next place instead, if it is free.
+    free = np.append(flat[1:] == 0, False) & (flat > 0) & doubt & (draws[1] < 0.5)
+    at = np.flatnonzero(free)
+    others[at], others[at + 1] = 0, flat[at]
+    shares[at + 1] = shares[at]
+    return others.reshape(letters.shape), shares.reshape(letters.shape).astype(np.float32)
+
+
 def slot_scores(features: Tensor, codes: Tensor) -> Tensor:
     """How close features are to each letter in each place.
 
@@ -132,11 +185,30 @@ def slot_scores(features: Tensor, codes: Tensor) -> Tensor:
     return scores.unflatten(-1, (PLACES, NUM_CHARACTERS))
 
 
-def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, float]:
-    """Which letters a feature is closest to: cross-entropy over the codes of each place.
+def slot_distances(features: Tensor, codes: Tensor, letters: Tensor) -> Tensor:
+    """How far features are from what they should say, squared; 1 is the length of a whole set of codes.
 
-    A squared distance was tried first: a tower that was trained to classify gives logits, and no linear map of logits
-    is near a code. Being closer to the right code than to the others is what the language model needs, and can be had.
+    Args:
+        features: [packs, queries, d_llm].
+        codes: [places * letters, d_llm]; they learn nothing here.
+        letters: int64 [packs, queries, places].
+
+    Returns:
+        float32 [packs, queries]; 0 where anything is not known or unclear.
+    """
+    table = codes.detach().float()
+    known = ((letters >= 0) | (letters == UNASKED)).all(-1)
+    offsets = torch.arange(PLACES, device=letters.device) * NUM_CHARACTERS
+    wanted = F.embedding(letters.clamp(min=0) + offsets, table).sum(-2)
+    scale = PLACES * table.pow(2).sum(-1).mean()
+    return (features.float() - wanted).pow(2).sum(-1) / scale * known
+
+
+def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Which letters a feature is closest to, and how close: cross-entropy over the codes of each place, and distance.
+
+    Without the distance, features are closer to the right codes than to others and far from all of them, in a language
+    that the language model has never heard: it then forgets how to read.
 
     Args:
         features: [packs, queries, d_llm] from the resampler.
@@ -145,10 +217,11 @@ def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor)
         counted: bool like `letters`, which of them enter the loss.
 
     Returns:
-        The loss, and the share of letters that are right.
+        The loss; and by name the loss, the distance in it, and the share of letters that are right.
     """
     by_place = slot_scores(features, codes.detach())
-    loss = F.cross_entropy(by_place[counted], letters[counted])
+    distance = slot_distances(features, codes, letters)[counted.any(-1)].mean()
+    loss = F.cross_entropy(by_place[counted], letters[counted]) + NEARNESS * distance
     present = letters > 0
     right = (by_place.argmax(-1) == letters)[present].float().mean().item()
-    return loss, right
+    return loss, {"slot_loss": loss.item(), "slot_distance": distance.item(), "slot_letters": right}

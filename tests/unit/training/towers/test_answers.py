@@ -108,6 +108,17 @@ def test_labels_for_other_patches_are_refused(encoder: PieceEncoder) -> None:
         collate([exchange], encoder, 0, RESOLUTION, np.random.default_rng(0))
 
 
+def test_only_what_is_doubted_has_doubts(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
+    batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
+    symbolic = [exchange for exchange in exchanges if exchange.is_symbolic]
+    assert {exchange.world for exchange in symbolic} == {"slots", "doubts"}
+    drawn = [collate(symbolic, encoder, 0, RESOLUTION, np.random.default_rng(seed)) for seed in range(5)]
+    for row, exchange in enumerate(symbolic):
+        assert np.array_equal(batch["symbols"][row], exchange.letters)
+        sure = [(one["symbol_shares"][row] == 1).all().item() for one in drawn]
+        assert all(sure) != exchange.is_doubted, exchange.world
+
+
 def test_letters_in_slots_belong_to_the_packs_of_their_lines(exchanges: list[Exchange], encoder: PieceEncoder) -> None:
     batch = collate(exchanges, encoder, 0, RESOLUTION, np.random.default_rng(0))
     seen = [exchange for exchange in exchanges if not exchange.is_symbolic]

@@ -65,6 +65,7 @@ def test_the_slot_loss_reaches_resampler_and_tower(recipe: TowersRecipe, slot_lo
     assert learner.slot_codes.codes.weight.grad is None
     assert ("slot_letters" in numbers) == bool(slot_loss)
     if slot_loss:
+        assert 0 < numbers["slot_distance"] < numbers["slot_loss"]
         assert loss.item() == pytest.approx(numbers["patch_loss"] + slot_loss * numbers["slot_loss"], rel=1e-4)
 
 

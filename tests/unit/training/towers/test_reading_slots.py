@@ -11,7 +11,19 @@ from minicpmv.data.worlds.strips import GAP, NUM_CHARACTERS
 from minicpmv.model.positions import sinusoid_2d
 from minicpmv.model.resampler import HEAD_WIDTH, Resampler
 from minicpmv.training.towers.initialisation import initialise_resampler, looking_places
-from minicpmv.training.towers.reading_slots import PLACES, UNCLEAR, SlotCodes, letters_in_slots, slot_loss, slot_tensors
+from minicpmv.training.towers.reading_slots import (
+    MOST_DOUBTS,
+    NEARNESS,
+    PLACES,
+    UNASKED,
+    UNCLEAR,
+    SlotCodes,
+    doubted,
+    letters_in_slots,
+    slot_distances,
+    slot_loss,
+    slot_tensors,
+)
 
 WIDTH, QUERIES = 256, 64
 
@@ -114,8 +126,67 @@ def test_the_loss_falls_from_guessing_to_nearly_nothing_at_the_codes() -> None:
         letters[:, ::2] = 0
     counted = letters > 0
     table = codes.codes.weight
-    guessing, _ = slot_loss(torch.zeros(2, QUERIES, WIDTH), table, letters, counted)
-    knowing, right = slot_loss(codes(letters), table, letters, counted)
-    assert guessing.item() == pytest.approx(np.log(NUM_CHARACTERS), rel=1e-4)
+    guessing, silent = slot_loss(torch.zeros(2, QUERIES, WIDTH), table, letters, counted)
+    knowing, known = slot_loss(codes(letters), table, letters, counted)
+    assert guessing.item() == pytest.approx(np.log(NUM_CHARACTERS) + NEARNESS * silent["slot_distance"], rel=1e-4)
+    assert 0.5 < silent["slot_distance"] < 1.5  # about the length of a whole set of codes
     assert knowing.item() < 1.0  # measured: 0.66, as a letter sounds half alike in all places at first
-    assert right > 0.7  # measured: 0.79, before the language model has told the places apart
+    assert known["slot_distance"] == pytest.approx(0.0, abs=1e-9)
+    assert known["slot_letters"] > 0.7  # measured: 0.79, before the language model has told the places apart
+
+
+def test_distances_are_known_where_all_places_are_known() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        codes = SlotCodes(WIDTH, 0.05)
+    table = codes.codes.weight
+    letters = torch.tensor([[[3, 4, 0, 0, 0, 9], [0] * 6, [3, UNCLEAR, 0, 0, 0, 0], [5, UNASKED, 0, 0, 0, 0]]])
+    wanted = codes(letters).detach()
+    assert slot_distances(wanted, table, letters).abs().max() < 1e-9
+    features = (wanted + 1.0).requires_grad_()
+    distances = slot_distances(features, table, letters)
+    assert (distances > 0).tolist() == [[True, True, False, True]]
+    scale = 6 * table.pow(2).sum(-1).mean().item()
+    assert distances[0, 0].item() == pytest.approx(WIDTH / scale, rel=1e-4)
+    distances.sum().backward()
+    assert table.grad is None
+    assert (features.grad.abs().sum(-1) > 0).tolist() == [[True, True, False, True]]
+
+
+def test_doubts_leave_letters_alone_and_say_what_else_they_might_be() -> None:
+    letters = np.zeros((QUERIES, PLACES), dtype=np.int64)
+    letters[::2, ::2] = 1 + np.arange(QUERIES // 2 * 3).reshape(-1, 3) % 90
+    kept, shares_of = letters.copy(), []
+    for seed in range(60):
+        others, shares = doubted(letters, np.random.default_rng(seed))
+        assert np.array_equal(letters, kept)
+        assert others.shape == shares.shape == letters.shape
+        assert shares.dtype == np.float32
+        assert 0 <= others.min() <= others.max() < NUM_CHARACTERS
+        assert 0 <= shares.min() <= shares.max() <= 1
+        assert np.array_equal(others[shares == 1], letters[shares == 1]), "what is sure is what it is"
+        shares_of.append([(shares[letters > 0] < 1).mean(), (shares[letters == 0] < 1).mean()])
+    in_letters, in_blanks = np.array(shares_of).T
+    assert in_letters.min() < 0.05 < 0.3 < in_letters.max() < MOST_DOUBTS + 0.12
+    assert 0.15 < in_letters.mean() < 0.25
+    assert in_blanks.mean() < in_letters.mean() / 2
+
+
+def test_a_letter_in_the_next_place_is_half_here_and_half_there() -> None:
+    letters = np.zeros((QUERIES, PLACES), dtype=np.int64)
+    letters[:, 2] = 40
+    moved = 0
+    for seed in range(20):
+        others, shares = doubted(letters, np.random.default_rng(seed))
+        slots = np.flatnonzero((others[:, 2] == 0) & (shares[:, 2] < 1) & (others[:, 3] == 40))
+        assert np.array_equal(shares[slots, 2], shares[slots, 3])
+        moved += len(slots)
+    assert moved > 20
+
+
+def test_codes_of_doubts_lie_between_both() -> None:
+    codes = SlotCodes(WIDTH, 0.05)
+    one, other = torch.full((1, 2, PLACES), 7), torch.full((1, 2, PLACES), 9)
+    for share in (0.0, 0.25, 1.0):
+        mixed = codes(one, other, torch.full(one.shape, share))
+        torch.testing.assert_close(mixed, torch.lerp(codes(other), codes(one), share))
