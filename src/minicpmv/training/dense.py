@@ -73,17 +73,19 @@ class DenseHeads(nn.Module):
         self.reader: PatchReader = PatchReader(vision_width)
         self.codes: SlotCodes = SlotCodes(width, TOKEN_RMS)
         self.places: PlaceHeads = PlaceHeads(vision_width, width)
+        self.are_blank = False
+        """Codes follow the tokens then, whatever language these speak; otherwise tokens are drawn to the codes."""
         self.requires_grad_(False)
 
     def learn(self, *, things: bool = False, places: bool = False) -> None:
-        """Let the heads learn that the losses ask.
+        """Let the heads learn that the losses ask; but codes only if blank, for others are what a language model reads.
 
         Args:
             things: the head of colours and kinds is asked.
             places: the heads of places are asked.
         """
         self.reader.letters.requires_grad_(True)
-        self.codes.requires_grad_(True)
+        self.codes.requires_grad_(self.are_blank)
         self.reader.things.requires_grad_(things)
         self.places.requires_grad_(places)
 
@@ -141,17 +143,21 @@ class DenseHeads(nn.Module):
             tokens: [packs, queries, d_llm].
             letters: int64 [packs, queries, 6], negative where nothing is asked.
         """
-        by_place = slot_scores(tokens, self.codes.codes.weight)
+        codes = self.codes.codes.weight
+        by_place = slot_scores(tokens, codes)
         asked = letters >= 0
         missed = nn.functional.cross_entropy(by_place[asked], letters[asked], reduction="sum")
-        return missed + NEARNESS * (slot_distances(tokens, self.codes.codes.weight, letters) * asked.sum(-1)).sum()
+        drawn, to = (tokens.detach(), codes) if self.are_blank else (tokens, codes.detach())
+        return missed + NEARNESS * (slot_distances(drawn, to, letters) * asked.sum(-1)).sum()
 
 
 def blank_heads(vision_width: int, width: int, seed: int) -> DenseHeads:
     """Heads that know nothing yet, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DenseHeads(vision_width, width)
+        heads = DenseHeads(vision_width, width)
+    heads.are_blank = True
+    return heads
 
 
 @contextlib.contextmanager
@@ -214,6 +220,7 @@ def load_heads(run: Path, vision_width: int, width: int) -> DenseHeads:
         CheckpointError: there are none, or they belong to another model.
     """
     heads = blank_heads(vision_width, width, seed=0)
+    heads.are_blank = False
     try:
         heads.load_state_dict(load_file(run / FILE))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -23,7 +23,7 @@ from minicpmv.training.dense import DenseHeads, blank_heads, load_heads, save_he
 from minicpmv.training.dense_labels import counts_of, dense_labels, picture_size, things_in_patches
 from minicpmv.training.feeding import Share, load_step, recipe_mixture
 from minicpmv.training.towers.patch_reading import UNKNOWN
-from minicpmv.training.towers.reading_slots import UNASKED, letters_in_slots
+from minicpmv.training.towers.reading_slots import UNASKED, letters_in_slots, slot_scores
 
 SIDE = 14
 
@@ -173,6 +173,28 @@ def test_heads_are_kept_and_a_missing_or_foreign_file_is_one_line(tmp_path: Path
         with pytest.raises(CheckpointError, match="no dense heads") as caught:
             load_heads(folder, 192, width)
         assert "\n" not in str(caught.value)
+
+
+def test_tokens_are_drawn_to_codes_that_are_known_and_blank_codes_follow_the_tokens(tmp_path: Path) -> None:
+    """A language model reads the one, and nobody has ever heard the other."""
+    blank = blank_heads(8, 128, 1)
+    save_heads(blank.reader, blank.codes, blank.places, tmp_path)
+    known = load_heads(tmp_path, 8, 128)
+    letters = torch.zeros(1, 4, 6, dtype=torch.long)  # nothing lies there, and it is asked
+    pulls = {}
+    for heads in (blank, known):
+        heads.learn()
+        tokens = torch.ones(1, 4, 128, requires_grad=True)
+        by_place = slot_scores(tokens, heads.codes.codes.weight)
+        missed = torch.nn.functional.cross_entropy(by_place.flatten(0, 2), letters.flatten(), reduction="sum")
+        (heads.slot_loss(tokens, letters) - missed).backward()
+        pulls[heads] = tokens.grad.abs().sum() > 1e-3, heads.codes.codes.weight.grad
+    assert not pulls[blank][0]
+    assert pulls[blank][1].abs().sum() > 1e-3
+    assert pulls[known][0]
+    assert pulls[known][1] is None
+    assert not known.codes.codes.weight.requires_grad
+    assert all(one.requires_grad for one in known.reader.letters.parameters())
 
 
 def test_the_losses_are_sums_over_what_is_asked() -> None:

@@ -190,17 +190,17 @@ def slot_distances(features: Tensor, codes: Tensor, letters: Tensor) -> Tensor:
 
     Args:
         features: [packs, queries, d_llm].
-        codes: [places * letters, d_llm]; they learn nothing here.
+        codes: [places * letters, d_llm].
         letters: int64 [packs, queries, places].
 
     Returns:
         float32 [packs, queries]; 0 where anything is not known or unclear.
     """
-    table = codes.detach().float()
+    table = codes.float()
     known = ((letters >= 0) | (letters == UNASKED)).all(-1)
     offsets = torch.arange(PLACES, device=letters.device) * NUM_CHARACTERS
     wanted = F.embedding(letters.clamp(min=0) + offsets, table).sum(-2)
-    scale = PLACES * table.pow(2).sum(-1).mean()
+    scale = PLACES * table.detach().pow(2).sum(-1).mean()
     return (features.float() - wanted).pow(2).sum(-1) / scale * known
 
 
@@ -220,7 +220,7 @@ def slot_loss(features: Tensor, codes: Tensor, letters: Tensor, counted: Tensor)
         The loss; and by name the loss, the distance in it, and the share of letters that are right.
     """
     by_place = slot_scores(features, codes.detach())
-    distance = slot_distances(features, codes, letters)[counted.any(-1)].mean()
+    distance = slot_distances(features, codes.detach(), letters)[counted.any(-1)].mean()
     loss = F.cross_entropy(by_place[counted], letters[counted]) + NEARNESS * distance
     present = letters > 0
     right = (by_place.argmax(-1) == letters)[present].float().mean().item()
