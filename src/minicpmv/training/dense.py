@@ -5,7 +5,8 @@
 
 A small model learns to read several times faster if its tower and its resampler are told letter by letter what they
 should have seen. The heads that say so come from a run before, or begin blank; they learn beside the model where the
-recipe gives them a rate, and are no part of it.
+recipe gives them a rate, and are no part of it. Tokens are drawn to the codes in which a language model has learned to
+read; where the codes begin blank, they follow the tokens instead.
 
 Source: ours; how far it helps is measured in docs/log.md. Nothing like it is published for the released model.
 """

@@ -113,7 +113,7 @@ class DenseRecipe:
     """The recipe whose run has left the heads; it is looked for beside this one. None begins with blank heads."""
 
     rate: float = 0.0
-    """Peak learning rate of the heads; at 0 they stay as they are."""
+    """Peak learning rate of the heads; at 0 they stay as they are. Codes of letters learn only if they begin blank."""
 
     patches: float = 1.0
     """Weight of the mean loss on letters in patches, which the tower should have seen."""
