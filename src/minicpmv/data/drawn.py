@@ -34,6 +34,7 @@ from minicpmv.data.worlds.shown import clip_questions, scene_questions
 from minicpmv.data.worlds.tables import draw_table, render_table
 from minicpmv.data.worlds.text import DESCRIBED_SCENES, TextPair, described_pair, text_pair
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
+from minicpmv.processing.sampling import PACKING_LIMIT
 
 READ = ("What is written on the page?", "Read the page.", "Write down the text.")
 RESTORE = ("Write the text in the red boxes, one per line.", "What do the red boxes say?")
@@ -232,6 +233,7 @@ def clips(
     tasks: Sequence[str] = CLIP_TASKS,
     num_frames: int | Sequence[int] = 6,
     num_questions: int | Sequence[int] = 1,
+    packing: int | Sequence[int] | None = None,
 ) -> Draw:
     """Clips of a few frames with the times at which they were taken, and questions about what happens.
 
@@ -242,14 +244,18 @@ def clips(
             more frames than that gets them.
         num_questions: asked about every clip, a turn each, or the fewest and the most, between which every clip draws;
             those after the first are of any task, and one is to say what every frame shows.
+        packing: frames per pack, or the fewest and the most, in place of the recipe's: a long clip in small packs would
+            be longer than a row.
 
     Raises:
-        OptionError: the numbers are no two in order, or a clip would be too long or too short; or a task is unknown.
+        OptionError: the numbers are no two in order, a clip would be too long or too short, a task is unknown, or a
+            size of packs is none.
     """
     several = checked_range("num_questions", num_questions, 1)
     bounds = checked_range("num_frames", num_frames, 1, MOST_FRAMES)
     tasks = checked_names("tasks", tasks, CLIP_TASKS)
     needed = {task: fewest_frames(task) for task in tasks}
+    sizes = None if packing is None else checked_range("packing", packing, 1, PACKING_LIMIT)
 
     def draw(generator: Generator, key: str) -> Sample:
         task = _pick(generator, tasks)
@@ -257,7 +263,9 @@ def clips(
         num = bounds[0] if bounds[0] == bounds[1] else int(generator.integers(bounds[0], bounds[1] + 1))
         num = max(num, needed[task])
         clip = render_clip(generator, task=task, num_frames=num, faces=studio.faces, split=studio.split)
-        part = VideoPart(frames=tuple(Image.fromarray(frame) for frame in clip.frames), timestamps=clip.times_s)
+        frames = tuple(Image.fromarray(frame) for frame in clip.frames)
+        size = int(generator.integers(sizes[0], sizes[1] + 1)) if sizes else None
+        part = VideoPart(frames=frames, timestamps=clip.times_s, packing=size)
         sample = _answered(key, part, clip.question, clip.answer, "clip", clip.task)
         if task != "scroll":  # letters are none of the kinds
             sample = replace(sample, things=clip.targets.reshape(num, CLIP_GRID[0], CLIP_GRID[1], 2))

@@ -153,12 +153,24 @@ def test_words_that_run_by_are_of_the_studios_split() -> None:
             assert is_held_out(sample.messages[1].text) == (studio is HELD_OUT)
 
 
-@pytest.mark.parametrize("number", [0, 13, [3], [5, 4], [0, 4], [2, 13]])
+@pytest.mark.parametrize("number", [0, 37, [3], [5, 4], [0, 4], [2, 37]])
 def test_numbers_of_frames_that_make_no_sense_are_refused(number: int | list[int]) -> None:
     with pytest.raises(OptionError, match="num_frames"):
         clips(TRAIN, num_frames=number)
     with pytest.raises(OptionError, match="tasks is"):
         clips(TRAIN, tasks=["weather"])
+
+
+def test_long_clips_name_the_size_of_their_packs() -> None:
+    draw = clips(TRAIN, num_frames=[30, 36], packing=[5, 6])
+    parts = [draw(np.random.default_rng(seed), "").media[0] for seed in range(12)]
+    assert {part.packing for part in parts if isinstance(part, VideoPart)} == {5, 6}
+    assert all(isinstance(part, VideoPart) and part.frames and len(part.frames) >= 30 for part in parts)
+    part = clips(TRAIN)(np.random.default_rng(0), "").media[0]
+    assert isinstance(part, VideoPart)
+    assert part.packing is None
+    with pytest.raises(OptionError, match="packing is 7"):
+        clips(TRAIN, packing=7)
 
 
 @pytest.mark.parametrize(

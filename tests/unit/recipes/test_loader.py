@@ -1,19 +1,22 @@
 """Every bundled recipe is valid, says what it trains, and runs."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
 
+import numpy as np
 import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.cli.train_stage import RELEASED, tiny_stage, with_own_data
 from minicpmv.data.sample import Sample
-from minicpmv.data.sources import open_mixture
+from minicpmv.data.sources import SourceRecipe, open_mixture
 from minicpmv.errors import SettingsError
-from minicpmv.generation.loading import BUNDLED
-from minicpmv.messages import TextPart
+from minicpmv.generation.loading import BUNDLED, bundled_folder
+from minicpmv.messages import TextPart, VideoPart
 from minicpmv.model.presets import PRESETS
+from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.recipes.loader import (
     ChainRecipe,
     bundled_recipes,
@@ -23,6 +26,7 @@ from minicpmv.recipes.loader import (
     load_towers,
     root_of,
 )
+from minicpmv.training.feeding import encode_sample
 from minicpmv.training.recipe import JoinRecipe, TrainingRecipe
 from minicpmv.training.towers.answers import WORLDS
 from minicpmv.training.towers.objectives import READABLE
@@ -53,6 +57,51 @@ def test_bundled_recipes_name_known_models_and_worlds(name: str) -> None:
         assert recipe.start in {*RELEASED, BUNDLED, *bundled_recipes()}
         assert open_mixture(recipe.data, recipe.seed).next()
         assert recipe.decay_data is None or open_mixture(recipe.decay_data, recipe.seed).next()
+
+
+@pytest.mark.parametrize("name", ["nano_pretrain_3", "8b_pretrain_3"])
+def test_more_knowledge_is_learned_from_in_the_decay(name: str) -> None:
+    recipe = load_stage(name)
+    assert recipe.decay_data is not None
+    dense = ("ask", "restore", "reason", "facts")
+    stable, decay = (
+        {world: sum(share for leaf, share in leaves if leaf == world) for world in dense}
+        for leaves in (_worlds(recipe.data), _worlds(recipe.decay_data))
+    )
+    assert sum(decay.values()) > 1.2 * sum(stable.values())
+    assert all(decay[world] >= stable[world] for world in dense), (stable, decay)
+
+
+def _worlds(data: Mapping[str, SourceRecipe], share: float = 1.0) -> list[tuple[str, float]]:
+    """Every leaf's world with its share of the samples."""
+    total = sum(source.weight for source in data.values())
+    return [
+        leaf
+        for source in data.values()
+        for leaf in (
+            _worlds(source.parts, share * source.weight / total)
+            if source.parts
+            else [(source.world or "", share * source.weight / total)]
+        )
+    ]
+
+
+def test_long_clips_are_seen_whole_and_fit_into_a_row() -> None:
+    """Nano looks at six frames if nobody asks for more, and in small packs a long clip would be left out."""
+    recipe = load_stage("nano_sft_2")
+    processor = MiniCPMVProcessor.from_pretrained(bundled_folder())
+    mixture = open_mixture({"long": recipe.data["long_clips"]}, recipe.seed)
+    for number in range(20):
+        sample = mixture.next()[1]
+        assert isinstance(sample, Sample)
+        part = sample.media[0]
+        assert isinstance(part, VideoPart)
+        assert part.frames is not None
+        assert part.packing is not None
+        assert len(part.frames) > recipe.data["clips"].options["num_frames"][1]
+        generator = np.random.default_rng(number)
+        encoded = encode_sample(sample, processor, recipe.media, recipe.rows.tokens, generator)
+        assert len(encoded.slots) == -(-len(part.frames) // part.packing)
 
 
 def test_overrides_change_a_recipe() -> None:

@@ -47,8 +47,8 @@ CLIP_GRID = (8, 8)
 """Rows and columns of patches per frame. The nano model, like the released one, enlarges small pictures to the area of
 one slice: a small square becomes 8 x 8 patches."""
 
-MOST_FRAMES = 12
-"""Frames of the longest clip."""
+MOST_FRAMES = 36
+"""Frames of the longest clip: six full packs. A number that grows by up to 2 a frame stays below 100 so long."""
 
 _MIN_FRAMES = {
     "direction": 2,

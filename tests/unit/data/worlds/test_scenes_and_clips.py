@@ -128,7 +128,7 @@ def test_answers_are_balanced(task: str) -> None:
     assert all(abs(count / len(plans) - share) <= allowed + slack for count in counts.values()), counts
 
 
-@pytest.mark.parametrize("num_frames", [2, 3, 5, 8, 12])
+@pytest.mark.parametrize("num_frames", [2, 3, 5, 8, 12, MOST_FRAMES])
 def test_clips_of_other_lengths_are_possible(num_frames: int) -> None:
     generator = np.random.default_rng(1)
     for task in CLIP_TASKS:
