@@ -4,8 +4,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.console import say
+from minicpmv.cli.console import say, working
 from minicpmv.cli.local_processes import is_first, leave_the_others
+from minicpmv.cli.train_stage import ASSUMED_UTILISATION, in_hours
 from minicpmv.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -90,20 +91,25 @@ def where(recipe: "TowersRecipe", position: "Position") -> str:
 
 
 def describe_towers(recipe: "TowersRecipe") -> str:
-    """The stages of a recipe with what each trains, on how much."""
-    from minicpmv.training.precision import IN_WORDS
+    """The stages of a recipe: what each trains, on how much, and what that costs; nothing learns."""
+    import torch
+
+    from minicpmv.training.estimate import hours_of, measured_peak
+    from minicpmv.training.precision import IN_WORDS, dtype_of
+    from minicpmv.training.towers.costs import costs_of_stages
     from minicpmv.training.towers.run import build_learner
 
-    sizes = {
-        part: sum(parameter.numel() for parameter in module.parameters())
-        for part, module in build_learner(recipe).parts.items()
-    }
+    learner = build_learner(recipe)
+    with working("drawing samples"):
+        costs = costs_of_stages(recipe, learner)
+    sizes = {part: sum(one.numel() for one in module.parameters()) for part, module in learner.parts.items()}
     model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
     lines = [
         f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, "
         + IN_WORDS[recipe.precision]
     ]
     for number, stage in enumerate(recipe.stages, 1):
+        cost = costs[stage.name]
         trained = sum(sizes[part] for part in stage.rates)
         worlds = ", ".join(f"{world} {weight:g}" for world, weight in stage.worlds.items())
         lines += [
@@ -112,7 +118,16 @@ def describe_towers(recipe: "TowersRecipe") -> str:
             f"   trains {trained:,} parameters: "
             + ", ".join(f"{part} {sizes[part]:,} at {rate:g}" for part, rate in stage.rates.items()),
             f"   worlds: {worlds}",
+            f"   one step: {cost.tokens:,} tokens ({cost.targets:,} learned), {cost.patches:,} patches, "
+            f"{cost.flops:.3g} operations; memory about {cost.memory.total / 2**30:.2f} GiB",
         ]
-    samples = sum(stage.steps * stage.batch for stage in recipe.stages)
-    lines.append(f"in all {sum(stage.steps for stage in recipe.stages):,} steps, {samples:,} samples")
+    flops = sum(stage.steps * costs[stage.name].flops for stage in recipe.stages)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = measured_peak(device, dtype_of(recipe.precision, device))
+    hours = in_hours(hours_of(flops, processes=1, peak=peak, utilisation=ASSUMED_UTILISATION))
+    steps, samples = sum(s.steps for s in recipe.stages), sum(s.steps * s.batch for s in recipe.stages)
+    lines.append(
+        f"in all {steps:,} steps, {samples:,} samples, {flops:.3g} operations: {hours} at {ASSUMED_UTILISATION:.0%} "
+        f"of the {peak / 1e9:,.0f} GFLOP/s of this machine now"
+    )
     return "\n".join(lines)

@@ -60,7 +60,12 @@ def forward_flops(numbers: ModelNumbers, counts: Mapping[str, int]) -> dict[str,
 
 
 def step_flops(
-    numbers: ModelNumbers, counts: Mapping[str, int], learning: Collection[str], *, adapted: Collection[str] = ()
+    numbers: ModelNumbers,
+    counts: Mapping[str, int],
+    learning: Collection[str],
+    *,
+    adapted: Collection[str] = (),
+    asleep: Collection[str] = (),
 ) -> int:
     """Operations of a step, forward and backward.
 
@@ -69,9 +74,12 @@ def step_flops(
         counts: as for `forward_flops`.
         learning: parts that learn.
         adapted: of them, those that learn through adapters alone.
+        asleep: parts that are not called at all.
     """
     total = 0
     for part, products in forward_flops(numbers, counts).items():
+        if part in asleep:
+            continue
         behind = {"llm": {"llm", "resampler", "vpm"}, "resampler": {"resampler", "vpm"}, "vpm": {"vpm"}}[part]
         flows = bool(behind & set(learning))
         total += products.weights * (1 + flows + (part in learning and part not in adapted))
@@ -114,24 +122,36 @@ def memory_of(
     number = 4 if recipe.precision == "fp32" else 2
     frozen = 4 if is_sharded else number
     share = processes if is_sharded else 1
-    language = 6 * n.width + 2 * n.kv_heads * n.head_dim + 3 * n.mlp
-    vision = 8 * n.vision_width + 2 * n.vision_mlp
-    if recipe.recompute:
-        kept = tokens * (n.layers * n.width + language) + patches * (n.vision_layers * n.vision_width + vision)
-    else:
-        kept = tokens * n.layers * language + patches * n.vision_layers * vision
     small = n.layers * (
         2 * n.width * n.heads * n.head_dim + 2 * n.width * n.kv_heads * n.head_dim + 3 * n.width * n.mlp
     )
     saved = small * (frozen - BYTES_OF_4_BITS) if recipe.lora is not None and recipe.lora.bits == 4 else 0
-    logits = 3 * 4 * min(tokens, TARGETS_PER_CHUNK) * n.vocabulary
     gathered = number * n.parameters // max(n.layers, 1) * 2 if is_sharded else 0  # two layers are whole at a time
     return Memory(
         weights=int(4 * learning + frozen * max(n.parameters - learning, 0) - saved) // share + gathered,
         gradients=4 * learning // share,
         moments=8 * learning // share,
-        activations=number * kept + logits,
+        activations=activations_of(n, tokens=tokens, patches=patches, number=number, recompute=recipe.recompute),
     )
+
+
+def activations_of(n: ModelNumbers, *, tokens: int, patches: int, number: int, recompute: bool) -> int:
+    """Bytes that every layer keeps for its backward pass, and a chunk of logits with its gradient.
+
+    Args:
+        n: the model.
+        tokens: in one pass.
+        patches: in one pass.
+        number: bytes of one.
+        recompute: whether a layer keeps its input alone, and one layer at a time everything.
+    """
+    language = 6 * n.width + 2 * n.kv_heads * n.head_dim + 3 * n.mlp
+    vision = 8 * n.vision_width + 2 * n.vision_mlp
+    if recompute:
+        kept = tokens * (n.layers * n.width + language) + patches * (n.vision_layers * n.vision_width + vision)
+    else:
+        kept = tokens * n.layers * language + patches * n.vision_layers * vision
+    return number * kept + 3 * 4 * min(tokens, TARGETS_PER_CHUNK) * n.vocabulary
 
 
 def hours_of(flops: int, *, processes: int, peak: float, utilisation: float) -> float:

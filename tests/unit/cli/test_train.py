@@ -68,6 +68,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     assert "1. vision (patches): 1,000 steps of 5, 5,000 samples" in said
     assert "vpm" in said
     assert "in all 1,005 steps, 5,023 samples" in said
+    assert said.count("memory about") == said.count("   worlds: ") > 1
     assert list(tmp_path.iterdir()) == []
 
 
