@@ -218,6 +218,9 @@ def _memory_line(memory: "Memory", gpus: int) -> str:
     """What every GPU has to hold."""
     gib = 2**30
     parts = {name: getattr(memory, name) / gib for name in ("weights", "gradients", "moments", "activations")}
+    if memory.gathered > memory.activations:
+        del parts["activations"]
+        parts["the whole model while a sheet is made"] = memory.gathered / gib
     told = " + ".join(f"{name} {size:.1f}" for name, size in parts.items())
     return f"memory of each of {gpus} GPU{'s' * (gpus > 1)}, about: {told} = {memory.total / gib:.1f} GiB"
 

@@ -96,10 +96,14 @@ class Memory:
     moments: int
     activations: int
 
+    gathered: int = 0
+    """The whole model, which every process of a sharded run holds while a sheet of samples is made, when there are no
+    activations."""
+
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.moments + self.activations
+        """At the fullest moment."""
+        return self.weights + self.gradients + self.moments + max(self.activations, self.gathered)
 
 
 def memory_of(
@@ -126,12 +130,13 @@ def memory_of(
         2 * n.width * n.heads * n.head_dim + 2 * n.width * n.kv_heads * n.head_dim + 3 * n.width * n.mlp
     )
     saved = small * (frozen - BYTES_OF_4_BITS) if recipe.lora is not None and recipe.lora.bits == 4 else 0
-    gathered = number * n.parameters // max(n.layers, 1) * 2 if is_sharded else 0  # two layers are whole at a time
+    layers = number * n.parameters // max(n.layers, 1) * 2 if is_sharded else 0  # two are whole at a time
     return Memory(
-        weights=int(4 * learning + frozen * max(n.parameters - learning, 0) - saved) // share + gathered,
+        weights=int(4 * learning + frozen * max(n.parameters - learning, 0) - saved) // share + layers,
         gradients=4 * learning // share,
         moments=8 * learning // share,
         activations=activations_of(n, tokens=tokens, patches=patches, number=number, recompute=recipe.recompute),
+        gathered=number * n.parameters if is_sharded and recipe.sheet_samples else 0,
     )
 
 

@@ -72,6 +72,16 @@ def test_sharding_divides_what_learns_and_recomputing_what_is_kept() -> None:
     assert alone.total == alone.weights + alone.gradients + alone.moments + alone.activations
 
 
+def test_a_sheet_of_a_sharded_run_needs_the_whole_model() -> None:
+    recipe = replace(load_stage("sft"), sharding="full")
+    numbers = numbers_of(MiniCPMVForConditionalGeneration.from_pretrained(bundled_folder()).config)
+    sizes = {"learning": 0, "tokens": 8, "patches": 8, "processes": 8}
+    with_sheets = memory_of(numbers, recipe, **sizes)
+    without = memory_of(numbers, replace(recipe, sheet_samples=0), **sizes)
+    assert with_sheets.gathered == 2 * numbers.parameters
+    assert with_sheets.total - without.total == with_sheets.gathered - without.activations > 0
+
+
 def test_the_peak_is_a_speed() -> None:
     assert 1e9 < measured_peak(torch.device("cpu"), torch.float32, seconds=0.02) < 1e15
 
