@@ -1,5 +1,6 @@
 """Runs of training for the tests: carried out here, or in processes that can be killed, and what they leave."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,9 +20,11 @@ from torch import Tensor, nn
 from minicpmv.training.checkpoint import Progress
 from minicpmv.training.engine import train_stage
 from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.run_folder import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "tests" / "toy_stage.yaml"
+TOWERS = ROOT / "tests" / "toy_recipe.yaml"
 
 LOSS = 2.7e-7
 """Measured: at most 8.9e-8, between rows of other lengths; one process to two 8.0e-8 (FSDP2) and 4.0e-8 (DDP)."""
@@ -76,32 +81,51 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 PROCESSES = """
-import sys
+import os, sys, time
 from pathlib import Path
 import torch
-from minicpmv.recipes.loader import load_stage
+from minicpmv.recipes.loader import load_recipe
 from minicpmv.training.engine import train_stage
+from minicpmv.training.recipe import TrainingRecipe
+from minicpmv.training.towers.run import train
 
-class Silent:
+class Reporter:
+    steps = 0
     def begin(self, *_): pass
-    def step(self, *_): pass
+    def stage(self, *_): pass
+    def step(self, *_):
+        self.steps += 1
+        with open(sys.argv[2] + ".told", "a") as file:
+            print(file=file)
+        if self.steps == int(os.environ["HOLD"]):
+            time.sleep(600)
 
-train_stage(load_stage(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), reporter=Silent(), device="auto")
+recipe = load_recipe(sys.argv[1], sys.argv[3:])
+carry_out = train_stage if isinstance(recipe, TrainingRecipe) else train
+carry_out(recipe, Path(sys.argv[2]), reporter=Reporter(), device="auto")
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
 
 
-def start(number: int, folder: Path, *changes: str) -> subprocess.Popen[str]:
-    """Training in processes of its own."""
+def saved_state(folder: Path) -> dict[str, Any]:
+    """What the newest checkpoint says of itself; nothing if there is none yet."""
+    checkpoint = find_checkpoint(folder)
+    return {} if checkpoint is None else json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def start(
+    number: int, folder: Path, *changes: str, recipe: Path = STAGE, hold_in: int | None = None
+) -> subprocess.Popen[str]:
+    """Training in processes of its own; if asked for, they wait in a step to be killed."""
     script = folder.with_name(folder.name + ".py")
     script.write_text(PROCESSES, encoding="utf-8")
     words = [sys.executable]
     if number > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-    words += [str(script), str(STAGE), str(folder), *changes]
+    words += [str(script), str(recipe), str(folder), *changes]
     paths = {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}  # as on a machine without a GPU
-    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1", "HOLD": str(hold_in or 0)}
     return subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -113,12 +137,19 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def kill_after(process: subprocess.Popen[str], folder: Path, step: int) -> None:
-    """SIGKILL to all of its processes as soon as a step is reported."""
+    """SIGKILL to all of its processes as soon as a step is reported.
+
+    The workers of `torchrun` have sessions of their own and outlive it. One that lived on would keep the pipe open.
+    """
+    told = Path(f"{folder}.told")
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        metrics = folder / "metrics.jsonl"
-        if metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) >= step:
+        if told.exists() and len(told.read_text(encoding="utf-8")) >= step:
             break
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    starter = psutil.Process(process.pid)
+    for one in (starter, *starter.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said[-3000:]

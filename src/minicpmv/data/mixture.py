@@ -6,6 +6,8 @@ Which source gives sample number n is a pure function of the seed and n, and eac
 state is a few numbers per source. Every data worker can walk the same stream and keep only its share of it.
 """
 
+import logging
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from minicpmv.data.readers import Flaw, Position, Source
 from minicpmv.data.sample import Sample
 from minicpmv.errors import OptionError
 from minicpmv.messages import TextPart, VideoPart
+
+_LOGGER = logging.getLogger(__name__)
 
 State = dict[str, Any]
 """JSON values from which a stream goes on."""
@@ -86,6 +90,9 @@ class DrawnFeed:
 class FileFeed:
     """A data set read again and again, shuffled in blocks, so that going on means reading one block again.
 
+    A state remembers the sizes of the files. Where they have changed since, places in them mean nothing any more, and
+    the stream goes on with the next epoch.
+
     Args:
         source: what is read.
         seed: of the run; the order differs in every epoch.
@@ -96,6 +103,7 @@ class FileFeed:
 
     def __init__(self, source: Source, seed: int, block: int = 1024, most_bytes: int = BLOCK_BYTES) -> None:
         self._source, self._seed, self._size, self._most_bytes = source, seed, block, most_bytes
+        self._sizes = _sizes_of(source)
         self._epoch, self._begins, self._used = 0, Position(), 0
         self._block: list[Sample | Flaw] = []
         self._ends: Position | None = None  # None: nothing has been read yet
@@ -109,7 +117,7 @@ class FileFeed:
         """
         if self._ends is None:
             self._load()
-        if self._used == len(self._block):
+        if self._used >= len(self._block):  # fewer than were used, if files have changed in a way not to be seen
             self._begins, self._used = self._ends or Position(), 0
             self._load()
         self._used += 1
@@ -150,15 +158,25 @@ class FileFeed:
     @property
     def state(self) -> State:
         """See `Feed`."""
-        return {"epoch": self._epoch, "block": [self._begins.file, self._begins.place], "used": self._used}
+        begins = [self._begins.file, self._begins.place]
+        return {"epoch": self._epoch, "block": begins, "used": self._used, "sizes": self._sizes}
 
     def restore(self, state: State) -> None:
         """See `Feed`."""
         self._epoch, self._begins, self._used = state["epoch"], Position(*state["block"]), 0
         self._reader, self._ends = None, None
-        if state["used"]:
+        if state.get("sizes", self._sizes) != self._sizes:  # states of earlier versions do not say
+            _LOGGER.warning("%s has changed since the run was saved and is read from its beginning.", self._source.name)
+            self._epoch, self._begins = self._epoch + 1, Position()
+        elif state["used"]:
             self._load()
             self._used = state["used"]
+
+
+def _sizes_of(source: Source) -> int:
+    """A number that changes with the sizes of a source's files."""
+    files = getattr(source, "files", ())
+    return zlib.crc32(repr([file.stat().st_size for file in files]).encode())
 
 
 def _bytes_of(sample: Sample) -> int:
@@ -177,11 +195,11 @@ class Branch:
     parts: "Mapping[str, Branch] | None" = None
 
     def __post_init__(self) -> None:
-        if not self.weight > 0 or (self.feed is None) == (not self.parts):
+        if not 0 < self.weight < math.inf or (self.feed is None) == (not self.parts):
             has = [name for name, value in (("a feed", self.feed), ("parts", self.parts)) if value]
             raise OptionError(
                 f"A part of a mixture has weight {self.weight:g} and {' and '.join(has) or 'neither feed nor parts'}.",
-                remedy="Give a weight above 0, and either one feed or several parts.",
+                remedy="Give a number above 0 as its weight, and either one feed or several parts.",
             )
 
 

@@ -12,9 +12,10 @@ frozen weights are those of the start. Nothing random needs keeping either, sinc
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from minicpmv.data.mixture import State
 from minicpmv.errors import CheckpointError
-from minicpmv.training.optim import Optimisers
+from minicpmv.training.optim import Optimisers, refuse_other_moments
 from minicpmv.training.run_folder import not_saved, replace_checkpoint
 
 
@@ -105,24 +106,23 @@ class Checkpoints:
         self._pending = self._pool.submit(self._write, tensors, self._state)
 
     def finish(self) -> None:
-        """Wait until what was begun is on the disk and in its place; with shards, for the other processes too.
+        """Wait until what was begun is on the disk and in its place, whoever writes it.
+
+        Every process calls this at the same step: one that did not know of a failure would wait for those that do.
 
         Raises:
-            SavingError: it could not be written; the checkpoint before it is intact.
+            SavingError: it could not be written, here or by another process; the checkpoint before it is intact.
         """
-        failure = ""
-        if self._pending is not None:
-            try:
-                self._pending.result()
-            except (OSError, SafetensorError) as error:
-                failure = str(error)
-        if self._state and self._shards > 1:
-            failure = _any_failure(failure)
-        state, self._state, self._pending = self._state, {}, None
+        state, pending = self._state, self._pending
+        self._state, self._pending = {}, None
+        if not state:
+            return
+        failure = _any_failure("" if pending is None else _failure_of(pending.result))
+        if not failure and self._shards > 1:
+            put_in_place = partial(replace_checkpoint, self._folder, state)
+            failure = _any_failure("" if self._rank else _failure_of(put_in_place))
         if failure:
             raise not_saved(self._folder, failure)
-        if state and self._rank == 0 and self._shards > 1:
-            replace_checkpoint(self._folder, state)
 
     def _write(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         fresh = self._folder / "checkpoint.new"
@@ -181,7 +181,7 @@ def restore(
     """Give weights and moments back what a checkpoint holds.
 
     Raises:
-        CheckpointError: another architecture, other parts that learn, or another number of shards.
+        CheckpointError: another architecture, other parts that learn, another optimiser, or another number of shards.
     """
     kept = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["shards"]
     if kept != shards:
@@ -190,6 +190,7 @@ def restore(
             remedy=f"Go on with {kept}, or start another stage from the model it wrote.",
         )
     stored = load_file(checkpoint / _shard_name(rank if shards > 1 else 0, shards))
+    moments = [name for name in stored if not name.startswith("weight.")]
     wrong = [
         name
         for name, parameter in trainable.items()
@@ -201,10 +202,12 @@ def restore(
             f"{checkpoint} does not fit what the recipe trains: {', '.join((wrong + extra)[:8])}.",
             remedy="Use another --out folder, or the recipe this run was started with.",
         )
+    refuse_other_moments(checkpoint, moments, trainable, optimiser)
     with torch.no_grad():
         for name, parameter in trainable.items():
             _held(parameter).copy_(stored.pop(f"weight.{name}"))
-    for key, value in stored.items():
+    for key in moments:
+        value = stored[key]
         moment, _, name = key.partition(".")
         parameter = trainable[name]
         kept_value = value.to(parameter.device)
@@ -233,8 +236,19 @@ def _local(tensor: Tensor) -> Tensor:
     return _held(tensor.detach()).to("cpu", copy=True).contiguous()
 
 
+def _failure_of(saving: Callable[[], None]) -> str:
+    """What went wrong when something was written, or nothing."""
+    try:
+        saving()
+    except (OSError, SafetensorError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
 def _any_failure(failure: str) -> str:
     """What went wrong in this or any other process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return failure
     told: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(told, failure)
     return next((one for one in told if one), "")

@@ -5,12 +5,14 @@ parts + rates -> select_trainable -> build_optimiser -> set_rates(factor) -> ste
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from minicpmv.errors import CheckpointError
 from minicpmv.training.muon import Muon
 from minicpmv.training.recipe import OptimiserRecipe
 
@@ -22,6 +24,12 @@ _WRAPPED = re.compile(r"\.(modules_to_save\.\w+|base_layer)(?=\.)")
 
 _MUON_MOMENTUM = 0.95
 """Source: Muon as published (github.com/KellerJordan/Muon), also the default of `torch.optim.Muon`."""
+
+_MOMENTS: Mapping[type[torch.optim.Optimizer], frozenset[str]] = {
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    Muon: frozenset({"momentum_buffer"}),
+}
+"""What each kind of optimiser remembers of a parameter after its first step."""
 
 
 def part_of(name: str) -> str:
@@ -70,6 +78,10 @@ class Optimisers:
         """The moments of a parameter; empty before its first step. Changes are kept."""
         state: dict[str, Any] = self._owners[parameter].state[parameter]
         return state
+
+    def moments_of(self, parameter: nn.Parameter) -> frozenset[str]:
+        """Names of the moments that a parameter has from its first step on."""
+        return _MOMENTS[type(self._owners[parameter])]
 
     def step(self) -> None:
         """One step of every member."""
@@ -121,6 +133,32 @@ def build_optimiser(
         ]
         members.append(Muon(matrices, momentum=_MUON_MOMENTUM, are_shared=_held_alike(muon.values())))
     return Optimisers(*members)
+
+
+def refuse_other_moments(
+    checkpoint: Path, stored: Iterable[str], trainable: Mapping[str, nn.Parameter], optimiser: Optimisers
+) -> None:
+    """Make sure that a checkpoint's moments are of the kinds with which an optimiser goes on.
+
+    Args:
+        checkpoint: where it lies.
+        stored: names of all its moments, such as `exp_avg.llm.norm.weight`.
+        trainable: parameters by full name. One that has not made a step yet has no moments.
+        optimiser: of these parameters.
+
+    Raises:
+        CheckpointError: a parameter has moments of another kind of optimiser.
+    """
+    held: dict[str, set[str]] = {}
+    for key in stored:
+        moment, _, name = key.partition(".")
+        held.setdefault(name, set()).add(moment)
+    wrong = [name for name, one in trainable.items() if name in held and held[name] != optimiser.moments_of(one)]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint} holds moments of another optimiser than the recipe has: {', '.join(wrong[:8])}.",
+            remedy="Go on with the muon that the run began with, or use another --out folder.",
+        )
 
 
 def _held_alike(parameters: Iterable[nn.Parameter]) -> bool:

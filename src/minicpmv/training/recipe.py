@@ -4,6 +4,7 @@ One complete YAML file per stage, nothing inherited; `minicpmv recipes diff` sho
 a nano model grows from nothing have recipes of another kind, `minicpmv.training.towers.recipe`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +28,16 @@ class OptimiserRecipe:
     betas: tuple[float, float]
     weight_decay: float
     clip_norm: float
+    """Largest norm of the gradients; `.inf` clips nothing."""
+
+    def __post_init__(self) -> None:
+        are_shares = all(0 <= beta < 1 for beta in self.betas)
+        if not are_shares or not 0 <= self.weight_decay < math.inf or not self.clip_norm > 0:
+            raise SettingsError(
+                f"An optimiser has betas {list(self.betas)}, weight_decay {self.weight_decay} and clip_norm "
+                f"{self.clip_norm}.",
+                remedy="Betas are 0 or more and below 1, weight_decay is 0 or more, clip_norm is above 0.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +80,7 @@ class MediaRecipe:
             raise SettingsError(
                 f"packing is {list(self.packing)}.", remedy=f"List the sizes to draw from, each 1 to {PACKING_LIMIT}."
             )
-        if self.fps is not None and not 1e-3 <= self.fps[0] <= self.fps[1]:
+        if self.fps is not None and not 1e-3 <= self.fps[0] <= self.fps[1] < math.inf:
             raise SettingsError(f"fps is {list(self.fps)}.", remedy="Give the smallest and the largest rate.")
 
 
@@ -134,10 +145,10 @@ class DenseRecipe:
         return [self.patches, self.slots, self.things, self.places, self.places]
 
     def __post_init__(self) -> None:
-        if min(self.weights) < 0:
+        if not all(0 <= weight < math.inf for weight in self.weights):
             weights = f"{self.patches:g}, {self.slots:g}, {self.things:g} and {self.places:g}"
             raise SettingsError(f"Dense losses weigh {weights}.", remedy="Weights are 0 or more.")
-        if self.rate < 0 or (self.heads is None and not self.rate):
+        if not 0 <= self.rate < math.inf or (self.heads is None and not self.rate):
             raise SettingsError(
                 f"Heads of dense losses come from {self.heads or 'nowhere'} and learn at a rate of {self.rate:g}.",
                 remedy="Name the recipe that has left them, or give blank ones a rate above 0.",
@@ -201,31 +212,8 @@ class TrainingRecipe:
     """Where else numbers go: `tensorboard`, `wandb`, ... whatever accelerate knows."""
 
     def __post_init__(self) -> None:
-        unknown = [part for part in (*self.rates, *(self.lora.whole if self.lora else ())) if part not in PARTS]
-        if unknown or not self.rates or min(self.rates.values()) <= 0:
-            raise SettingsError(
-                f"{self.name} gives rates to {', '.join(unknown) or 'nothing that can learn'}.",
-                remedy=f"Name some of {', '.join(PARTS)}, each with a rate above 0; leave out what is frozen.",
-            )
-        unrated = [part for part in (self.lora.whole if self.lora else ()) if part not in self.rates]
-        if unrated:
-            raise SettingsError(
-                f"{self.name} has {', '.join(unrated)} learn whole without a rate.",
-                remedy="Give it one in rates, or take it out of lora.whole.",
-            )
-        if self.seed < 0:
-            raise SettingsError(f"{self.name} has the seed {self.seed}.", remedy="Seeds are 0 or more.")
-        if self.batch < 1 or self.rows.tokens < 1 or self.rows.per_pass < 1 or self.workers < 0:
-            raise SettingsError(
-                f"{self.name} has a batch of {self.batch}, rows of {self.rows.tokens} tokens, {self.rows.per_pass} per "
-                f"pass, and {self.workers} workers.",
-                remedy="Counts are at least 1; workers may be 0.",
-            )
-        if self.lora is not None and self.lora.bits == 4 and "llm" in self.lora.whole:
-            raise SettingsError(
-                f"{self.name} wants a language model of 4 bits that learns whole.",
-                remedy="Weights of 4 bits are frozen: take llm out of lora.whole, or use bits: 16.",
-            )
+        self._check_parts()
+        self._check_numbers()
         if self.lora is not None and self.sharding != "none":
             raise SettingsError(
                 f"{self.name} wants adapters and sharding.", remedy="Adapters are small: use sharding: none."
@@ -237,6 +225,55 @@ class TrainingRecipe:
             )
         if not self.data or (self.decay_data is not None and not self.decay_data):
             raise SettingsError(f"{self.name} has no data.", remedy="Name at least one source.")
+
+    def _check_parts(self) -> None:
+        """Who learns is there, and has something to learn with."""
+        learn_whole = self.lora.whole if self.lora else ()
+        unknown = [part for part in (*self.rates, *learn_whole) if part not in PARTS]
+        if unknown or not self.rates:
+            raise SettingsError(
+                f"{self.name} gives rates to {', '.join(unknown) or 'nothing that can learn'}.",
+                remedy=f"Name some of {', '.join(PARTS)}, each with a rate above 0; leave out what is frozen.",
+            )
+        unrated = [part for part in learn_whole if part not in self.rates]
+        if unrated:
+            raise SettingsError(
+                f"{self.name} has {', '.join(unrated)} learn whole without a rate.",
+                remedy="Give it one in rates, or take it out of lora.whole.",
+            )
+        if self.lora is not None and self.lora.bits == 4 and "llm" in learn_whole:
+            raise SettingsError(
+                f"{self.name} wants a language model of 4 bits that learns whole.",
+                remedy="Weights of 4 bits are frozen: take llm out of lora.whole, or use bits: 16.",
+            )
+        if self.lora is not None and set(self.rates) <= set(learn_whole):
+            raise SettingsError(
+                f"{self.name} wants adapters, and all that learns does so whole: {', '.join(self.rates)}.",
+                remedy="Train without adapters, or give rates to parts that can have them.",
+            )
+
+    def _check_numbers(self) -> None:
+        """Every number is in its range; what is not a number is in none."""
+        if not all(0 < rate < math.inf for rate in self.rates.values()):
+            raise SettingsError(
+                f"{self.name} has the rates {dict(self.rates)}.", remedy="Rates are above 0; leave out what is frozen."
+            )
+        if not 0 <= self.muon < math.inf:
+            raise SettingsError(f"{self.name} has muon {self.muon}.", remedy="Use 0, or a factor such as 3.")
+        if not 0 <= self.most_flawed <= 1:
+            raise SettingsError(
+                f"{self.name} has most_flawed {self.most_flawed}.", remedy="It is a share of the samples, 0 to 1."
+            )
+        if not self.save_every_s >= 0:
+            raise SettingsError(f"{self.name} has save_every_s {self.save_every_s}.", remedy="Give seconds, 0 or more.")
+        if self.seed < 0:
+            raise SettingsError(f"{self.name} has the seed {self.seed}.", remedy="Seeds are 0 or more.")
+        if self.batch < 1 or self.rows.tokens < 1 or self.rows.per_pass < 1 or self.workers < 0:
+            raise SettingsError(
+                f"{self.name} has a batch of {self.batch}, rows of {self.rows.tokens} tokens, {self.rows.per_pass} per "
+                f"pass, and {self.workers} workers.",
+                remedy="Counts are at least 1; workers may be 0.",
+            )
 
 
 def origin_of(recipe: TrainingRecipe) -> dict[str, str]:

@@ -83,6 +83,40 @@ def test_a_file_goes_on_from_any_state(tmp_path: Path, done: int) -> None:
     assert answers(resumed, 12) == rest
 
 
+@pytest.mark.parametrize("done", range(1, 9))
+@pytest.mark.parametrize("left", [1, 2, 5, 6])
+def test_a_file_that_was_mended_is_read_from_its_beginning(tmp_path: Path, done: int, left: int) -> None:
+    """Places in it mean nothing any more; whoever mends data may well take records out."""
+    feed = FileFeed(open_source(write(tmp_path / "a.jsonl", 7)), 5, block=3)
+    answers(feed, done)
+    state = json.loads(json.dumps(feed.state))
+    mended = FileFeed(open_source(write(tmp_path / "a.jsonl", left, start=100)), 5, block=3)
+    mended.restore(state)
+    assert sorted(answers(mended, left)) == [str(100 + number) for number in range(left)]
+    assert mended.state["epoch"] == state["epoch"] + 1
+
+
+@pytest.mark.parametrize("done", range(1, 9))
+@pytest.mark.parametrize("left", [1, 2, 5, 6])
+def test_a_state_that_does_not_know_its_files_goes_on_in_a_shorter_one(tmp_path: Path, done: int, left: int) -> None:
+    """As earlier versions wrote it."""
+    feed = FileFeed(open_source(write(tmp_path / "a.jsonl", 7)), 5, block=3)
+    answers(feed, done)
+    state = {name: value for name, value in feed.state.items() if name != "sizes"}
+    shorter = FileFeed(open_source(write(tmp_path / "a.jsonl", left)), 5, block=3)
+    shorter.restore(state)
+    assert set(answers(shorter, 4 * left)) == {str(number) for number in range(left)}
+
+
+def test_a_state_that_does_not_know_its_files_goes_on_where_it_stood(tmp_path: Path) -> None:
+    feed = FileFeed(open_source(write(tmp_path / "a.jsonl", 7)), 5, block=3)
+    answers(feed, 5)
+    state = {name: value for name, value in feed.state.items() if name != "sizes"}
+    again = FileFeed(open_source(tmp_path / "a.jsonl"), 5, block=3)
+    again.restore(state)
+    assert answers(again, 9) == answers(feed, 9)
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(OptionError, match="a has no records"):
@@ -128,6 +162,12 @@ def test_a_state_of_other_sources_is_refused(tmp_path: Path) -> None:
 def test_impossible_branches_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(OptionError, match="weight"):
         Branch(**fields)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 0])
+def test_weights_of_feeds_are_numbers(weight: float) -> None:
+    with pytest.raises(OptionError, match="weight"):
+        Branch(weight, DrawnFeed("forms", draw, 0))
 
 
 def test_it_draws_itself(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ A process on its own is a company of one, for which all of this is nothing.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -15,6 +16,8 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from minicpmv.training.feeding import Share
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,13 @@ class Company:
         for one, mean in zip(met, flat.split([one.numel() for one in met]), strict=True):
             one.grad = mean.view_as(one)
 
-    def agreed(self, decided: bool) -> bool:
-        """What the first process decided; clocks differ."""
+    def agreed(self, *decided: T) -> tuple[T, ...]:
+        """What the first process says, for all; clocks differ, and only it writes."""
         if self.share.world == 1:
             return decided
-        told = [decided]
+        told = list(decided)
         broadcast_object_list(told)
-        return told[0]
+        return tuple(told)
 
     def wait(self) -> None:
         """Until everybody is here."""

@@ -74,6 +74,7 @@ def run_stages(run: Run, position: Position) -> Position:
 
     Raises:
         TrainingError: the loss became infinite or not a number; the checkpoint before it is intact.
+        SavingError: a checkpoint could not be written, by this process or the first.
     """
     while position.stage < len(run.recipe.stages):
         stage = run.recipe.stages[position.stage]
@@ -105,17 +106,34 @@ def _run_stage(run: Run, stage: StageRecipe, position: Position, stop: Stop) -> 
         now = time.monotonic()
         position = replace(position, step=step + 1, seconds=spent + now - began)
         _report(run, stage, position, {**numbers, "rate": factor})
-        last = step + 1 == stage.steps
-        over = run.company.agreed(stop.asked or now > run.deadline)
-        if run.company.is_first and (last or over or now - saved > run.recipe.save_every_s):
-            done = Position(position.stage + 1, 0, position.seconds) if last else position
-            runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
-            if last:
-                runstate.keep_stage(run.folder, stage.name)
+        is_last = step + 1 == stage.steps
+        due = is_last or now - saved > run.recipe.save_every_s
+        due, over = run.company.agreed(due, stop.asked or now > run.deadline)
+        if due or over:
+            _save(run, stage, position, trainable, optimiser)
             saved = now
-        if over and not last:
+        if over and not is_last:
             break
     return position
+
+
+def _save(
+    run: Run, stage: StageRecipe, position: Position, trainable: Mapping[str, nn.Parameter], optimiser: Optimisers
+) -> None:
+    """The first process writes a checkpoint; if it cannot, all fail with it and none waits for it in the next step."""
+    is_last = position.step == stage.steps
+    done = Position(position.stage + 1, 0, position.seconds) if is_last else position
+    failure: OSError | None = None
+    if run.company.is_first:
+        try:
+            runstate.save_checkpoint(run.folder, done, run.learner.parts, trainable, optimiser)
+            if is_last:
+                runstate.keep_stage(run.folder, stage.name)
+        except OSError as error:
+            failure = error
+    (failure,) = run.company.agreed(failure)
+    if failure is not None:
+        raise failure
 
 
 def _update(

@@ -5,6 +5,7 @@ with weights. Every batch is a pure function of (seed, stage, step), so a resume
 one would have seen.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,6 +37,12 @@ class ClipRecipe:
     choose_fps: float
     packing: int
     max_frames: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.choose_fps < math.inf:
+            raise SettingsError(
+                f"Clips have choose_fps {self.choose_fps}.", remedy="Give frames per second, a number above 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,14 +101,24 @@ class StageRecipe:
                 f"{self.decay}.",
                 remedy="Counts are at least 1, decay is a share, and warm-up fits into the steps.",
             )
-        if self.muon < 0:
+        if not all(0 < rate < math.inf for rate in self.rates.values()):
+            raise SettingsError(
+                f"Stage {self.name!r} has the rates {dict(self.rates)}.",
+                remedy="Rates are above 0; leave out what is frozen.",
+            )
+        if not 0 <= self.muon < math.inf:
             raise SettingsError(f"Stage {self.name!r} has muon {self.muon}.", remedy="Use 0, or a factor such as 3.")
-        if self.place_loss < 0 or (self.place_loss and self.objective != "patches"):
+        if not all(0 <= weight < math.inf for weight in (self.patch_loss, self.slot_loss)):
+            raise SettingsError(
+                f"Stage {self.name!r} has patch_loss {self.patch_loss} and slot_loss {self.slot_loss}.",
+                remedy="Use 0, or a positive weight.",
+            )
+        if not 0 <= self.place_loss < math.inf or (self.place_loss and self.objective != "patches"):
             raise SettingsError(
                 f"Stage {self.name!r} ({self.objective}) has place_loss {self.place_loss}.",
                 remedy="Use 0, or a positive weight in a stage whose objective is patches.",
             )
-        if not self.worlds or min(self.worlds.values()) <= 0:
+        if not self.worlds or not all(0 < weight < math.inf for weight in self.worlds.values()):
             raise SettingsError(
                 f"Stage {self.name!r} has no worlds with a positive weight.", remedy="Name at least one."
             )
@@ -135,3 +152,5 @@ class TowersRecipe:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise SettingsError(f"Stages are named {names}.", remedy="Name at least one stage, each differently.")
+        if not self.save_every_s >= 0:
+            raise SettingsError(f"{self.name} has save_every_s {self.save_every_s}.", remedy="Give seconds, 0 or more.")

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minicpmv.errors import CheckpointError
-from minicpmv.training.optim import Optimisers
+from minicpmv.training.optim import Optimisers, refuse_other_moments
 from minicpmv.training.run_folder import not_saved, replace_checkpoint
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
@@ -116,8 +116,13 @@ def load_weights(checkpoint: Path, parts: Mapping[str, nn.Module]) -> None:
 
 
 def load_optimiser(checkpoint: Path, trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> None:
-    """Give an optimiser back its moments."""
+    """Give an optimiser back its moments.
+
+    Raises:
+        CheckpointError: they are of another kind of optimiser.
+    """
     stored = load_file(checkpoint / "optimiser.safetensors")
+    refuse_other_moments(checkpoint, stored, trainable, optimiser)
     for name, parameter in trainable.items():
         state = {moment: stored[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in stored}
         if state:
