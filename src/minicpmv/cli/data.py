@@ -16,6 +16,7 @@ from minicpmv.cli.console import say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
+    from minicpmv.data.filters import Check
     from minicpmv.data.readers import Flaw
     from minicpmv.data.sample import Sample
 
@@ -37,7 +38,7 @@ DRAWN = (
 )
 """Worlds by name; a test compares them with `data.sources.WORLDS`, which is not loaded for a help text."""
 
-FILES = "A .jsonl, .parquet, .tar, .pdf or .html file, or a folder of them or of clips"
+FILES = "A .jsonl, .parquet, .arrow, .tar, .pdf or .html file, or a folder of them or of clips"
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}; or a world: {', '.join(DRAWN)}.")]
 FileName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}.")]
 WorldOptions = Annotated[
@@ -57,31 +58,41 @@ def build(
     languages: Annotated[
         str | None, typer.Option(help="Leave out longer texts in other languages than these, such as en,de.")
     ] = None,
+    most_media: Annotated[
+        float | None,
+        typer.Option(help="Leave out samples with more media than this per 1,000 characters of text.", metavar="N"),
+    ] = None,
+    least_knowledge: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out texts with a smaller share of names, numbers and long words, such as 0.05.", metavar="SHARE"
+        ),
+    ] = None,
     duplicates: Annotated[
-        bool, typer.Option("--duplicates/--no-duplicates", help="Keep texts that are nearly the same.")
+        bool,
+        typer.Option("--duplicates/--no-duplicates", help="Keep those with the same media and nearly the same words."),
     ] = True,
+    clips: Annotated[
+        str, typer.Option(help="How drawn clips are written: png, a picture per frame, or mp4.", metavar="FORM")
+    ] = "png",
     seed: shared.Seed = None,
 ) -> None:
     """Write samples as a data set of its own: data.jsonl with media beside it, broken ones listed with reasons."""
     from minicpmv.data import filters
-    from minicpmv.data.build import write_dataset
+    from minicpmv.data.build import with_clip_files, write_dataset
     from minicpmv.data.readers import LEFT_OUT
 
     if number is None and source in DRAWN:
         raise OptionError(f"'{source}' is a world, which has no end.", remedy="Say how many samples with --number.")
     if number is not None and number < 1:
         raise OptionError(f"--number is {number}.", remedy="Write at least one.")
-    checks: dict[str, filters.Check] = {
-        "media": filters.media_open(smallest_px),
-        "answer": filters.answer_length(),
-        "repetition": filters.repetition(),
-    }
-    if languages:
-        checks["language"] = filters.language([code.strip() for code in languages.split(",")])
-    if not duplicates:
-        checks["duplicates"] = filters.NearDuplicates()
+    if clips not in ("png", "mp4"):
+        raise OptionError(f"--clips is '{clips}'.", remedy="Choose png or mp4.")
+    checks = _checks(smallest_px, languages, most_media, least_knowledge, duplicates=duplicates)
     sieve = filters.Sieve(checks)
-    samples = islice(_samples(source, seed or 0, parse_options(options)), number)
+    samples: Iterator[Sample | Flaw] = islice(_samples(source, seed or 0, parse_options(options)), number)
+    if clips == "mp4":
+        samples = map(with_clip_files, samples)
     written, left_out = write_dataset(_counted(samples, number), out, sieve)
     reasons = {"unreadable": left_out - sum(sieve.dropped.values()), **sieve.dropped}
     told = ": " + ", ".join(f"{number} {name}" for name, number in reasons.items() if number) if left_out else ""
@@ -89,6 +100,40 @@ def build(
     if not written:
         raise OptionError(f"{source} has no sample that can be used.", remedy="Mend it, or name another.")
     print(out)
+
+
+def _checks(
+    smallest_px: int,
+    languages: str | None,
+    most_media: float | None,
+    least_knowledge: float | None,
+    *,
+    duplicates: bool,
+) -> "dict[str, Check]":
+    """What a sample has to pass, by the names under which it is counted.
+
+    Raises:
+        OptionError: a number out of its range.
+    """
+    from minicpmv.data import filters
+    from minicpmv.data.options import checked_share
+
+    checks: dict[str, Check] = {
+        "media": filters.media_open(smallest_px),
+        "answer": filters.answer_length(),
+        "repetition": filters.repetition(),
+    }
+    if languages:
+        checks["language"] = filters.language([code.strip() for code in languages.split(",")])
+    if most_media is not None:
+        if not most_media > 0:
+            raise OptionError(f"--most-media is {most_media}.", remedy="Give a number above 0, such as 10.")
+        checks["balance"] = filters.balance(most_media)
+    if least_knowledge is not None:
+        checks["knowledge"] = filters.knowledge_density(checked_share("--least-knowledge", least_knowledge))
+    if not duplicates:
+        checks["duplicates"] = filters.NearDuplicates()
+    return checks
 
 
 def parse_options(text: str | None) -> dict[str, Any]:

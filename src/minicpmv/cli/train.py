@@ -23,7 +23,7 @@ def train(  # noqa: PLR0913 - one option each
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Learn from this file or folder alone (.jsonl, .parquet, .tar, .pdf, .html, clips); repeatable."
+            help="Learn from this file or folder alone: .jsonl, .parquet, .arrow, .tar, .pdf, .html, clips; repeatable."
         ),
     ] = None,
     epochs: Annotated[

@@ -9,18 +9,22 @@ read back by `minicpmv.data.readers`, and by anyone who knows the messages form.
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from minicpmv.data.filters import Sieve
 from minicpmv.data.readers import LEFT_OUT, Flaw
 from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.clip_files import write_clip
 from minicpmv.errors import OptionError
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, Source, TextPart, VideoPart
+from minicpmv.processing.sampling import MAX_FRAMES_PER_SECOND
 
 _SUFFIXES = (
     (b"\x89PNG", ".png"),
@@ -30,6 +34,34 @@ _SUFFIXES = (
     (b"RIFF", ".webp"),
     (b"\x1aE\xdf\xa3", ".webm"),
 )
+
+
+def with_clip_files(sample: Sample | Flaw) -> Sample | Flaw:
+    """The sample with a video file in the place of every clip that is held as pictures with times.
+
+    The file is looked at as often as the pictures were taken. What else is given stays as it is.
+
+    Raises:
+        OptionError: sides are odd, or times do not grow from 0 in steps of at least 1/30 s.
+    """
+    if isinstance(sample, Flaw):
+        return sample
+    turns = [replace(message, parts=tuple(_as_file(part) for part in message.parts)) for message in sample.messages]
+    return replace(sample, messages=tuple(turns))
+
+
+def _as_file(part: Part) -> Part:
+    if not isinstance(part, VideoPart) or part.frames is None or part.timestamps is None:
+        return part
+    pictures = [np.asarray(frame.convert("RGB")) for frame in part.frames if isinstance(frame, Image.Image)]
+    if len(pictures) < len(part.frames):
+        return part
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, pictures, part.timestamps)
+        steps = part.timestamps[-1] / max(1, len(pictures) - 1)
+        fps = min(MAX_FRAMES_PER_SECOND, 1 / steps) if steps else part.fps
+        return replace(part, source=path.read_bytes(), frames=None, timestamps=None, fps=fps)
 
 
 def write_dataset(samples: Iterable[Sample | Flaw], folder: Path, sieve: Sieve) -> tuple[int, int]:

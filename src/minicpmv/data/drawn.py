@@ -157,7 +157,7 @@ def reason(studio: Studio, *, think: bool = True, kinds: Sequence[str] = PROBLEM
             return sample
         worked = Message("assistant", sample.messages[1].parts, reasoning=problem.trace)
         known = {**sample.metadata, "steps": problem.steps}
-        return Sample(key, (sample.messages[0], worked), known, sample.characters)
+        return replace(sample, messages=(sample.messages[0], worked), metadata=known)
 
     return draw
 
@@ -395,7 +395,7 @@ def _answered(key: str, part: ImagePart | VideoPart, question: str, answer: str,
 def page_sample(key: str, page: PageSample, question: str, answer: str, *, task: str) -> Sample:
     """A page's picture with a question about it and the answer."""
     sample = _answered(key, ImagePart(Image.fromarray(page.image)), question, answer, page.kind, task)
-    return replace(sample, characters=_letters(page.regions))
+    return replace(sample, characters=_letters(page.regions), regions=page.regions)
 
 
 def _letters(regions: Sequence[Region]) -> tuple[CharacterBox, ...]:

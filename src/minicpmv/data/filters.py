@@ -10,6 +10,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import blake2b, file_digest
+
+from PIL import Image
 
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
@@ -17,7 +20,7 @@ from minicpmv.errors import MiniCPMVError, OptionError
 from minicpmv.media.document import probe_document
 from minicpmv.media.image import load_image
 from minicpmv.media.video import probe_video
-from minicpmv.messages import DocumentPart, ImagePart, Part, VideoPart
+from minicpmv.messages import DocumentPart, ImagePart, Part, Source, VideoPart
 
 Check = Callable[[Sample], str | None]
 """The reason to leave a sample out, or None."""
@@ -221,7 +224,10 @@ def knowledge_density(lowest: float = 0.05) -> Check:
 
 
 class NearDuplicates:
-    """A check that remembers: no earlier text had nearly the same words. Needs datasketch.
+    """A check that remembers: no earlier sample had the same media and nearly the same words. Needs datasketch.
+
+    Media are the same if their files have the same bytes, or pictures in memory the same pixels. Many questions about
+    one picture, and one question about many pictures, are no duplicates.
 
     Args:
         threshold: Jaccard similarity of the sets of word runs from which on a text counts as the same.
@@ -245,13 +251,48 @@ class NearDuplicates:
 
         found = _WORD.findall(sample.text.lower())
         runs = {" ".join(found[start : start + self._words]) for start in range(max(1, len(found) - self._words + 1))}
+        # Runs of different media have nothing in common, so that one index serves all.
+        media = b"".join(_fingerprint(part) for part in sample.media)
         sketch = MinHash(num_perm=128, seed=1)
-        sketch.update_batch([run.encode() for run in sorted(runs)])
+        sketch.update_batch([media + run.encode() for run in sorted(runs)])
         if near := self._index.query(sketch):
             return f"it is nearly {self._passed[near[0]]}."
         self._index.insert(len(self._passed), sketch)
         self._passed.append(sample.key)
         return None
+
+
+def _fingerprint(part: Part) -> bytes:
+    """16 bytes that are the same for the same picture, clip or pages of a document."""
+    pages = None
+    sources: Sequence[Source | None] = ()
+    if isinstance(part, ImagePart | DocumentPart):
+        sources = (part.source,)
+        pages = part.pages if isinstance(part, DocumentPart) else None
+    elif isinstance(part, VideoPart):
+        sources = (part.source,) if part.frames is None else part.frames
+    digest = blake2b(repr((type(part).__name__, pages)).encode(), digest_size=16)
+    for source in sources:
+        digest.update(_content_digest(source))
+    return digest.digest()
+
+
+def _content_digest(source: Source | None) -> bytes:
+    """Of a picture its pixels, of a file its bytes; of a URL, which is not read, its letters."""
+    if isinstance(source, Image.Image):
+        return blake2b(repr((source.mode, source.size)).encode() + source.tobytes()).digest()
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if not os.path.isfile(name):
+            return blake2b(name.encode(errors="surrogateescape")).digest()
+        with open(name, "rb") as file:
+            return file_digest(file, blake2b).digest()
+    if source is None or isinstance(source, bytes):
+        return blake2b(source or b"").digest()
+    place = source.tell()
+    content = source.read()
+    source.seek(place)
+    return blake2b(content).digest()
 
 
 def _answer(sample: Sample) -> str:

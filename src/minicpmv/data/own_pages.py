@@ -4,7 +4,8 @@
 
 The text layer of a PDF says what stands where, to the letter; no parser and no reader comes between. A picture needs
 somebody who has written it down: `{"image": "a.png", "regions": [{"text": "Total", "box": [12, 30, 58, 44]}]}` a line,
-boxes in px: left, top, right, bottom.
+boxes in px: left, top, right, bottom. A region of several printed lines has their breaks in its text, because damage is
+as strong as a line is high.
 
 Source: arXiv 2509.18154, section 2.2.3 (document knowledge and OCR from damaged regions, without external parsers).
 """
@@ -26,7 +27,7 @@ from minicpmv.data.drawn import READ, Draw, damaged_sample, page_sample
 from minicpmv.data.options import checked_range, checked_share
 from minicpmv.data.sample import Sample
 from minicpmv.data.studio import Studio
-from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.glyphs import CharacterBox, scale_boxes
 from minicpmv.data.worlds.paper import Box, PageSample, Region, TextLine
 from minicpmv.errors import MediaError, OptionError
 from minicpmv.media.document import Letter, printed_page, probe_document
@@ -38,6 +39,8 @@ _GAP = 1.5
 """Letters farther apart than this many of their heights are in different regions. Ours: cells of a table are."""
 _CONTRAST = 40
 """A region whose brightest and darkest px differ less shows nothing, such as white text on white. Ours."""
+_INK_SHARE = 0.8
+"""Height of the letters of a printed line, as a share of its distance to the next. Ours."""
 _TRIES = 20
 
 
@@ -88,6 +91,7 @@ def own_pages(
     *,
     pages: str,
     damaged: float = 1.0,
+    calibration: Calibration | str = "",
     longest_side_px: int | Sequence[int] = _LONGEST_SIDE_PX,
 ) -> Draw:
     """Pages of one's own, drawn at random: damaged ones to restore, the others to read.
@@ -96,16 +100,19 @@ def own_pages(
         studio: not used; these pages bring what they show.
         pages: a PDF, a `.jsonl` of pictures with regions, or a folder of either.
         damaged: share of pages with damaged regions to restore.
+        calibration: how strong each level is, or the file that says so; the bundled one if empty.
         longest_side_px: of a page's picture; smallest and largest, of which every sample draws one.
 
     Raises:
-        OptionError: there are no such pages, or none of them shows text that is known.
+        OptionError: there are no such pages, or none of them shows text that is known; or there is no such calibration.
     """
     del studio
     damaged = checked_share("damaged", damaged)
     bounds = checked_range("longest_side_px", longest_side_px, 56)
+    if isinstance(calibration, str):
+        calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
+    levels = calibration
     known = find_pages(Path(pages))
-    levels = Calibration.bundled()
     _first_that_opens(known, np.random.default_rng(0), bounds[1], pages)
 
     def draw(generator: Generator, key: str) -> Sample:
@@ -161,12 +168,16 @@ def _written_down(file: Path) -> list[WrittenDown]:
 
 
 def _region_from(record: Any) -> Region:
-    """A region as somebody wrote it down; it is known as a whole, not by letters."""
+    """A region as somebody wrote it down; its lines are known as wholes, not by letters."""
     text = record["text"]
     x0, y0, x1, y1 = (float(number) for number in record["box"])
     if not isinstance(text, str) or not text.strip() or not (x0 < x1 and y0 < y1):
         raise ValueError(f"{record}")
-    return Region("text", (TextLine(text, (CharacterBox(text, x0, y0, x1, y1),)),))
+    texts = [line for line in text.splitlines() if line.strip()]
+    step = (y1 - y0) / (len(texts) - 1 + _INK_SHARE)
+    tops = [y0 + number * step for number in range(len(texts))]
+    boxes = [CharacterBox(line, x0, top, x1, top + _INK_SHARE * step) for line, top in zip(texts, tops, strict=True)]
+    return Region("text", tuple(TextLine(box.char, (box,)) for box in boxes))
 
 
 def _first_that_opens(known: Sequence[KnownPage], generator: Generator, side: int, source: str) -> PageSample:
@@ -201,9 +212,8 @@ def _region_of(letters: Sequence[Letter]) -> Region:
 
 
 def _scaled(region: Region, x: float, y: float) -> Region:
-    line = region.lines[0]
-    boxes = tuple(CharacterBox(box.char, box.x0 * x, box.y0 * y, box.x1 * x, box.y1 * y) for box in line.characters)
-    return replace(region, lines=(replace(line, characters=boxes),))
+    lines = (replace(line, characters=tuple(scale_boxes(line.characters, x, y))) for line in region.lines)
+    return replace(region, lines=tuple(lines))
 
 
 def _visible(image: NDArray[np.uint8], regions: Sequence[Region], name: str) -> PageSample:

@@ -1,11 +1,12 @@
-"""Samples as a page to look at: pictures, questions and answers, and the boxes of damaged regions.
+"""Samples as a page to look at: pictures, questions and answers, and the boxes of damaged and of other regions.
 
 samples -> write_preview -> one HTML file, with everything inside it
 """
 
 import base64
 import html
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
+from minicpmv.data.worlds.paper import Box
 from minicpmv.errors import MiniCPMVError
 from minicpmv.media.document import render_pages
 from minicpmv.media.image import load_image
@@ -32,7 +34,8 @@ figure { margin: 0; display: flex; flex-wrap: wrap; gap: .4rem; align-items: sta
 .picture { position: relative; line-height: 0; }
 .picture img { max-width: 24rem; image-rendering: auto; }
 .clip img { max-width: 7.6rem; }
-.picture i { position: absolute; border: 2px solid; box-sizing: border-box; }
+.picture i, .picture b { position: absolute; border: 2px solid; box-sizing: border-box; }
+.picture b { border: 1px solid #0969da80; } .picture b:hover { background: #0969da30; }
 dl { margin: 0; } dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; white-space: pre-wrap; }
 code, small { color: #6e7781; overflow-wrap: anywhere; } .flaw { color: #cf222e; }
 @media (max-width: 50rem) { article { grid-template-columns: 1fr; } }
@@ -66,14 +69,17 @@ def _article(name: str, sample: Sample | Flaw) -> str:
     given = sample.metadata.get("targets")
     # Of files, metadata can be anything.
     targets = [one for one in given if _is_target(one)] if isinstance(given, list) else []
-    figures = "".join(_figure(part, targets) for part in sample.media)
+    boxes = [partial(_box, target) for target in targets]
+    regions = [(region.box, f"{region.role}: {region.text}") for region in sample.regions]
+    lines = [partial(_outline, box, title) for box, title in regions + _written(sample.metadata)]
+    figures = "".join(_figure(part, [*lines, *boxes]) for part in sample.media)
     words = "".join(
         f"<dt>{message.role}</dt>"
         + (f"<dd><small>{html.escape(message.reasoning)}</small></dd>" if message.reasoning else "")
         + f"<dd>{html.escape(message.text)}</dd>"
         for message in sample.messages
     )
-    facts = {key: value for key, value in sample.metadata.items() if key != "targets"}
+    facts = {key: value for key, value in sample.metadata.items() if key not in ("targets", "regions")}
     told = ", ".join(f"{key} {value}" for key, value in facts.items())
     damage = "".join(
         f'<dd style="color:{_LEVEL_COLOURS[target["level"]]}">{target["level"]}: {html.escape(target["operator"])} '
@@ -82,29 +88,40 @@ def _article(name: str, sample: Sample | Flaw) -> str:
     )
     where = html.escape(f"{name} {sample.key}")
     origin = f"<dt><code>{where}</code></dt><dd><small>{html.escape(told)}</small></dd>"
-    regions = f"<dt>regions</dt>{damage}" if damage else ""
-    return f"<article><figure>{figures}</figure><dl>{words}{regions}{origin}</dl></article>"
+    damaged = f"<dt>regions</dt>{damage}" if damage else ""
+    return f"<article><figure>{figures}</figure><dl>{words}{damaged}{origin}</dl></article>"
 
 
 def _is_target(value: Any) -> bool:
     """Whether this is what `corruption.Target.to_dict` gives."""
     if not isinstance(value, dict) or str(value.get("level")) not in _LEVEL_COLOURS:
         return False
-    box, numbers = value.get("box"), [value.get("strength"), value.get("expected_cer")]
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        return False
+    numbers = [value.get("strength"), value.get("expected_cer")]
     is_said = all(isinstance(one, str) for one in (value.get("operator"), value.get("text")))
-    return is_said and all(isinstance(one, int | float) for one in (*numbers, *box))
+    return is_said and _is_box(value.get("box")) and all(isinstance(one, int | float) for one in numbers)
 
 
-def _figure(part: Part, targets: list[dict[str, Any]]) -> str:
+def _is_box(value: Any) -> bool:
+    """Whether this is left, top, right, bottom."""
+    return isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(one, int | float) for one in value)
+
+
+def _written(metadata: Mapping[str, Any]) -> list[tuple[Box, str]]:
+    """Boxes of `regions` in the form of own pages, with a role or without, and what to say about them."""
+    given = metadata.get("regions")
+    some = given if isinstance(given, list) else []
+    found = [one for one in some if isinstance(one, dict) and _is_box(one.get("box"))]
+    return [(Box(*one["box"]), ": ".join(str(one[name]) for name in ("role", "text") if name in one)) for one in found]
+
+
+def _figure(part: Part, boxes: Sequence[Callable[[Image.Image], str]]) -> str:
     try:
         pictures = _pictures(part)
     except MiniCPMVError as error:
         return f'<p class="flaw">{html.escape(str(error))}</p>'
     kind = "picture" if len(pictures) == 1 else "picture clip"
-    boxes = "".join(_box(target, pictures[0]) for target in targets) if len(pictures) == 1 else ""
-    return "".join(f'<span class="{kind}"><img alt="" src="{_data_uri(one)}">{boxes}</span>' for one in pictures)
+    drawn = "".join(box(pictures[0]) for box in boxes) if len(pictures) == 1 else ""
+    return "".join(f'<span class="{kind}"><img alt="" src="{_data_uri(one)}">{drawn}</span>' for one in pictures)
 
 
 def _pictures(part: Part) -> list[Image.Image]:
@@ -125,13 +142,21 @@ def _pictures(part: Part) -> list[Image.Image]:
 
 
 def _box(target: dict[str, Any], picture: Image.Image) -> str:
-    left, top, right, bottom = target["box"]
+    colour = _LEVEL_COLOURS[target["level"]]
+    return f'<i style="{_place(Box(*target["box"]), picture)};border-color:{colour}"></i>'
+
+
+def _outline(box: Box, title: str, picture: Image.Image) -> str:
+    return f'<b style="{_place(box, picture)}" title="{html.escape(title)}"></b>'
+
+
+def _place(box: Box, picture: Image.Image) -> str:
+    """Where a box lies on a picture of any size, in CSS."""
     width, height = picture.size
-    style = (
-        f"left:{100 * left / width:.2f}%;top:{100 * top / height:.2f}%;width:{100 * (right - left) / width:.2f}%;"
-        f"height:{100 * (bottom - top) / height:.2f}%;border-color:{_LEVEL_COLOURS[target['level']]}"
+    return (
+        f"left:{100 * box.left / width:.2f}%;top:{100 * box.top / height:.2f}%;"
+        f"width:{100 * box.width / width:.2f}%;height:{100 * box.height / height:.2f}%"
     )
-    return f'<i style="{style}"></i>'
 
 
 def _data_uri(picture: Image.Image) -> str:

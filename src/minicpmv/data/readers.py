@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
@@ -31,6 +32,9 @@ LEFT_OUT = "left_out.jsonl"
 """What `minicpmv data build` lists beside a data set; its lines are no records."""
 
 _BLOCK = 2**20
+
+_LEFT_BY_DATASETS = "cache-*.arrow"
+"""What `datasets` keeps beside a data set of what was once computed from it."""
 
 READING_QUESTION = "Write down the text of the page."
 """What is asked about a page of a PDF or of the web. Ours."""
@@ -117,6 +121,37 @@ class Parquet:
                                 found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
                                 yield found, Position(number, row + 1)
                         first += size
+            except (ArrowException, OSError) as error:
+                yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """Arrow files, as `datasets.Dataset.save_to_disk` writes them, or Feather; a place is a row. Needs pyarrow."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
+        """See `Source`."""
+        try:
+            from pyarrow.lib import ArrowException
+        except ImportError:
+            raise OptionError(
+                f"{self.name} is an Arrow file, and pyarrow is not installed.",
+                remedy="Install it: pip install 'minicpmv[data]'",
+            ) from None
+        for number in range(start.file, len(self.files)):
+            path = self.files[number]
+            wanted = start.place if number == start.file else 0
+            first = 0
+            try:
+                for batch in _arrow_batches(path):
+                    skipped = min(batch.num_rows, max(0, wanted - first))
+                    for row, record in enumerate(batch.slice(skipped).to_pylist(), first + skipped):
+                        found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
+                        yield found, Position(number, row + 1)
+                    first += batch.num_rows
             except (ArrowException, OSError) as error:
                 yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
 
@@ -240,6 +275,7 @@ class WebPages:
 _RECORDS: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
     ".jsonl": JsonLines,
     ".parquet": Parquet,
+    ".arrow": Arrow,
     ".tar": WebDataset,
 }
 _MEDIA: dict[str, Callable[[str, tuple[Path, ...]], Source]] = {
@@ -257,7 +293,8 @@ def open_source(path: Path, name: str = "") -> Source:
     Where a folder has files of records, its PDFs, web pages and clips are taken for what the records name.
 
     Args:
-        path: a `.jsonl`, `.parquet`, `.tar`, `.pdf` or `.html` file, a clip, or a folder of such files of one kind.
+        path: a `.jsonl`, `.parquet`, `.arrow`, `.tar`, `.pdf` or `.html` file, a clip, or a folder of such files of
+            one kind.
         name: what it is called; by default as its file or folder.
 
     Raises:
@@ -283,7 +320,9 @@ def _files_of(folder: Path) -> list[Path]:
         for file in folder.rglob("*")
         if file.name != LEFT_OUT and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
-    records = sorted(file for file in visible if file.suffix.lower() in _RECORDS)
+    records = sorted(
+        file for file in visible if file.suffix.lower() in _RECORDS and not fnmatch(file.name, _LEFT_BY_DATASETS)
+    )
     return records or sorted(file for file in visible if file.suffix.lower() in _MEDIA)
 
 
@@ -318,6 +357,20 @@ def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
         return Flaw(key, f"It has a value of another type than it should: {error!r}")
     except RecursionError:
         return Flaw(key, "It is nested too deep to be read.")
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """The record batches of a stream, which `datasets` writes, or of a file with an index at its end."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            with pyarrow.ipc.open_file(file) as table:
+                yield from (table.get_batch(number) for number in range(table.num_record_batches))
+        else:
+            file.seek(0)
+            with pyarrow.ipc.open_stream(file) as stream:
+                yield from stream
 
 
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.worlds.glyphs import CharacterBox
+from minicpmv.data.worlds.paper import Region
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, VideoPart
 
 
@@ -31,6 +32,8 @@ class Sample:
             disk.
         things: int64 [items, rows, columns, 2], what every patch of its pictures or frames shows, as
             `shapes.thing_targets` says, where a world knows it; not kept on disk.
+        regions: what is written where on its one picture, where a world knows it, for people who look at it; not kept
+            on disk.
     """
 
     key: str
@@ -38,6 +41,7 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     characters: tuple[CharacterBox, ...] = ()
     things: NDArray[np.int64] | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def media(self) -> tuple[Part, ...]:

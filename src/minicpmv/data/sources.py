@@ -55,7 +55,7 @@ class SourceRecipe:
     """One of `WORLDS`."""
 
     path: str = ""
-    """A data set: a `.jsonl`, `.parquet`, `.tar`, `.pdf` or `.html` file, or a folder of them, or of clips."""
+    """A data set: a `.jsonl`, `.parquet`, `.arrow`, `.tar`, `.pdf` or `.html` file, or a folder of them or of clips."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the world, for example `kinds` of pages, and `longest_side_px`."""

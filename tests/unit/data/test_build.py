@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from minicpmv.cli.main import main
-from minicpmv.data.build import write_dataset
+from minicpmv.data.build import with_clip_files, write_dataset
 from minicpmv.data.filters import Sieve, media_open
 from minicpmv.data.readers import Flaw, Position, open_source
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import SourceRecipe, open_mixture
 from minicpmv.errors import OptionError
 from minicpmv.media.image import load_image
+from minicpmv.media.video import inspect_video
 from minicpmv.messages import ImagePart, Message, TextPart, VideoPart
 
 
@@ -99,9 +100,59 @@ def test_the_command_freezes_a_world(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["samples"] == kept
 
 
+def test_drawn_clips_can_be_written_as_video_files(tmp_path: Path) -> None:
+    words = ["data", "build", "clips", "--options", "{tasks: [colour_first, direction]}", "-n", "3", "--seed", "4"]
+    assert main([*words, "--clips", "mp4", "--out", str(tmp_path / "files")]) == 0
+    assert main([*words, "--out", str(tmp_path / "pictures")]) == 0
+    assert {file.suffix for file in (tmp_path / "files" / "media").iterdir()} == {".mp4"}
+    read = [[sample for sample, _ in open_source(tmp_path / name).read(Position())] for name in ("files", "pictures")]
+    assert len(read[0]) == 3
+    for filed, pictured in zip(*read, strict=True):
+        assert isinstance(filed, Sample)
+        assert isinstance(pictured, Sample)
+        assert (filed.text, filed.metadata) == (pictured.text, pictured.metadata)
+        (clip,), (frames,) = filed.media, pictured.media
+        assert isinstance(clip, VideoPart)
+        assert isinstance(frames, VideoPart)
+        assert clip.source is not None
+        assert frames.timestamps is not None
+        assert clip.fps == pytest.approx(1 / frames.timestamps[1])
+        video = inspect_video(clip.source)
+        indices = [round(time_s * 30) for time_s in frames.timestamps]
+        for seen, drawn_frame in zip(video.frames(indices), pixels(pictured), strict=True):
+            assert np.abs(np.asarray(seen.image).astype(int) - drawn_frame).mean() < 8
+    flaw = Flaw("a", "broken")
+    assert with_clip_files(flaw) is flaw
+    still = Sample("a", (Message("user", (ImagePart("a.png"), VideoPart("a.mp4"))),))
+    assert with_clip_files(still) == still
+
+
+def test_the_command_leaves_out_pictures_without_words_and_words_that_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    records = [
+        {"id": "good", "image": "a.png", "prompt": "Who won?", "completion": "Marie Curie, in 1903 and 1911."},
+        {"id": "empty", "prompt": "how is it", "completion": "it is so very nice to be here"},
+        {"id": "pictures", "images": ["a.png"] * 3, "prompt": "Who?", "completion": "Marie Curie"},
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    words = ["data", "build", str(tmp_path / "some.jsonl"), "--most-media", "50", "--least-knowledge", "0.1"]
+    assert main([*words, "--out", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().err
+    assert "1 samples, 2 left out: 1 balance, 1 knowledge" in " ".join(said.split())
+    (kept,) = (tmp_path / "set" / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(kept)["metadata"]["id"] == "good"
+    assert main([*words[:3], "--out", str(tmp_path / "all")]) == 0
+    assert "3 samples, 0 left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (["ask", "-n", "1", "--most-media", "0"], "--most-media is 0"),
+        (["ask", "-n", "1", "--least-knowledge", "5"], "--least-knowledge is 5"),
+        (["clips", "-n", "1", "--clips", "avi"], "--clips is 'avi'"),
         (["ask"], "--number"),
         (["ask", "-n", "0"], "--number is 0"),
         (["ask", "-n", "2", "--options", "kinds"], "--options is 'kinds'"),

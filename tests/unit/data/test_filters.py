@@ -1,5 +1,6 @@
 """Each check drops what it is made for, keeps what it should keep, and says why."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from minicpmv.data import filters
 from minicpmv.data.filters import Check, NearDuplicates, Sieve
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
-from minicpmv.messages import ImagePart, Message, Part, TextPart, VideoPart
+from minicpmv.messages import DocumentPart, ImagePart, Message, Part, TextPart, VideoPart
 
 GERMAN = "Der Hund läuft schnell über die grüne Wiese und freut sich über das schöne Wetter."
 ENGLISH = "The dog runs quickly over the green meadow and is glad about the beautiful weather."
@@ -83,6 +84,38 @@ def test_near_duplicates_are_found_whatever_stands_around_them() -> None:
     assert check(sample(ENGLISH * 2 + " Indeed.", key="a:3")) == "it is nearly a:1."
     assert check(sample("Something else entirely, about trains and bridges in the north.", key="a:4")) is None
     assert check(sample("A file of the same name may lie in another folder, far away.", key="a:4")) is None
+
+
+def test_duplicates_have_the_same_media_and_nearly_the_same_words(tmp_path: Path) -> None:
+    for name, colour in (("red.png", "red"), ("copy.png", "red"), ("blue.png", "blue")):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / name)
+    red, copy, blue = (ImagePart(str(tmp_path / name)) for name in ("red.png", "copy.png", "blue.png"))
+    held = ImagePart(Image.new("RGB", (40, 40), "green"))
+    opened = ImagePart(io.BytesIO((tmp_path / "red.png").read_bytes()))
+    check = NearDuplicates()
+    assert check(sample("Yes.", red, key="red")) is None
+    assert check(sample("Yes.", blue)) is None, "the same question about another picture"
+    assert check(sample("Yes.", held)) is None
+    assert check(sample("Yes.")) is None
+    assert check(sample("A square of one colour.", red, question="What is to be seen?")) is None, "another question"
+    assert check(sample("Yes.", copy)) == "it is nearly red."
+    assert check(sample("Yes.", opened)) == "it is nearly red."
+    assert check(sample("Yes.", ImagePart((tmp_path / "red.png").read_bytes()))) == "it is nearly red."
+    assert opened.source.tell() == 0, "it can still be read"
+    assert check(sample("Yes.", ImagePart(Image.new("RGB", (40, 40), "green"))))
+    assert check(sample("Yes.", red, blue)) is None
+    assert check(sample("Yes.", blue, red)) is None
+
+
+def test_pages_of_one_document_and_clips_of_other_frames_are_no_duplicates() -> None:
+    check = NearDuplicates()
+    pages = [DocumentPart("https://example.org/a.pdf", pages=(page,)) for page in (1, 2)]
+    shades = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 99)]
+    clips = [VideoPart(frames=(shades[0], shades[1])), VideoPart(frames=(shades[1], shades[0]))]
+    for part in (*pages, *clips):
+        assert check(sample("Yes.", part)) is None
+    for part in (*pages, *clips):
+        assert check(sample("Yes.", part))
 
 
 def test_a_sieve_counts_by_the_first_check_that_objects(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pypdfium2
 import pytest
 from PIL import Image, ImageDraw
 
+from minicpmv.data.corruption.calibration import Calibration, Curve
+from minicpmv.data.corruption.corrupt import _text_height
 from minicpmv.data.own_pages import find_pages
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import open_world
@@ -125,6 +127,43 @@ def test_pictures_with_regions_are_damaged_in_any_script(written_down: Path) -> 
     read = draw(written_down, damaged=0)
     assert read.media[0].source.size == (400, 100)
     assert read.messages[1].text.splitlines()[1] == "ありがとう"
+
+
+def test_a_region_of_several_lines_is_damaged_as_strongly_as_one_of_a_line(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (300, 200), "white")
+    pen = ImageDraw.Draw(picture)
+    tops = [20, 45, 70, 95]
+    boxes = [pen.textbbox((20, top), "Flying spray", font_size=20) for top in tops]
+    for top in tops:
+        pen.text((20, top), "Flying spray", fill="black", font_size=20)
+    picture.save(tmp_path / "a.png")
+    whole = [boxes[0][0], boxes[0][1], boxes[0][2], boxes[-1][3]]
+    regions = {
+        "lines": [{"text": "Flying spray\r\nFlying spray\n\nFlying spray\nFlying spray\n", "box": whole}],
+        "line": [{"text": "Flying spray", "box": boxes[0]}],
+    }
+    heights = {}
+    for name, given in regions.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"image": "a.png", "regions": given}))
+        (page,) = find_pages(tmp_path / f"{name}.jsonl")
+        (region,) = page.open(150).regions
+        heights[name] = _text_height(region)
+        assert region.box == Box(*(side / 2 for side in given[0]["box"]))
+    assert len(find_pages(tmp_path / "lines.jsonl")[0].open(300).regions[0].lines) == 4
+    assert heights["lines"] == pytest.approx(heights["line"], rel=0.25)
+    assert draw(tmp_path / "lines.jsonl").messages[1].text == " ".join(["Flying spray"] * 4)
+    assert draw(tmp_path / "lines.jsonl", damaged=0).messages[1].text == "\n".join(["Flying spray"] * 4)
+
+
+def test_pages_are_damaged_by_the_calibration_that_is_named(label: Path, tmp_path: Path) -> None:
+    Calibration("mine", 1, 0.0, {"fade": Curve((0.0, 1.0), (0.0, 1.0))}).save(tmp_path / "mine.json")
+    named = [draw(label, seed, calibration=str(tmp_path / "mine.json")) for seed in range(8)]
+    operators = {
+        target["operator"] for sample in named for target in sample.metadata["targets"] if target["level"] != "high"
+    }
+    assert operators == {"fade"}
+    with pytest.raises(OptionError, match=r"none\.json"):
+        draw(label, calibration=str(tmp_path / "none.json"))
 
 
 def test_a_broken_picture_is_passed_over_while_there_are_others(written_down: Path) -> None:

@@ -1,5 +1,6 @@
 """A preview shows every sample, escapes what people wrote, and is complete by itself."""
 
+import html
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration, Curve
 from minicpmv.data.corruption.operators import OPERATORS
-from minicpmv.data.drawn import reason, restore
+from minicpmv.data.drawn import read, reason, restore
 from minicpmv.data.preview import write_preview
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
@@ -58,6 +59,31 @@ def test_a_preview_shows_all_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "it is &lt;broken&gt;." in text
     assert "nowhere.png" in text
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_regions_of_a_page_are_outlined_with_their_roles_and_texts(tmp_path: Path) -> None:
+    studio = Studio.open("train")
+    page = read(studio, kinds=["form"])(np.random.default_rng(0), "read:0")
+    worked = reason(studio)(np.random.default_rng(0), "reason:0")
+    regions = [{"text": "<b>", "box": [4, 8, 16, 16], "role": "title"}, {"text": "x", "box": [0] * 4}, {"box": "x"}, 7]
+    said = (Message("user", (ImagePart(Image.new("RGB", (40, 32))),)), Message("assistant", (TextPart("x"),)))
+    path = tmp_path / "preview.html"
+    for sample, num in ((page, len(page.regions)), (worked, len(worked.regions)), (Sample("a", said), 0)):
+        write_preview([("here", sample)], path, title="x")
+        outline = Outline()
+        outline.feed(path.read_text())
+        assert outline.count.get("b", 0) == num
+    assert len(page.regions) > 3
+    assert len(worked.regions) > 3
+    write_preview([("here", page)], path, title="x")
+    first = page.regions[0]
+    assert f'title="{first.role}: {html.escape(first.text)}"' in path.read_text()
+    write_preview([("here", Sample("a", said, {"regions": regions}))], path, title="x")
+    text = path.read_text()
+    assert '<b style="left:10.00%;top:25.00%;width:30.00%;height:25.00%" title="title: &lt;b&gt;">' in text
+    assert text.count("<b style") == 2
+    write_preview([("here", Sample("a", said, {"regions": "none"}))], path, title="x")
+    assert "<b style" not in path.read_text()
 
 
 def test_what_strangers_call_targets_is_passed_over(tmp_path: Path) -> None:

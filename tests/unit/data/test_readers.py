@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from minicpmv.data.readers import Flaw, Position, Source, open_source
 from minicpmv.data.records import CAPTION_QUESTION, sample_from_record
 from minicpmv.data.sample import Sample
 from minicpmv.errors import MessageError, OptionError
+from minicpmv.media.image import load_image
 from minicpmv.messages import DocumentPart, ImagePart, TextPart, VideoPart
 
 FOLDER = Path("/data")
@@ -200,6 +202,20 @@ def write_parquet(folder: Path) -> Path:
     return folder
 
 
+def write_arrow(folder: Path) -> Path:
+    """A stream, as `datasets` writes it, and a file with an index; in batches of two rows."""
+    pyarrow = pytest.importorskip("pyarrow")
+
+    for file, make in enumerate((pyarrow.ipc.new_stream, pyarrow.ipc.new_file)):
+        records = [{**question(10 * file + row), "image": {"bytes": png(row), "path": None}} for row in range(5)]
+        table = pyarrow.Table.from_pylist(records)
+        with make(folder / f"data-0000{file}-of-00002.arrow", table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    (folder / "state.json").write_text("{}")
+    (folder / "cache-1234.arrow").write_bytes(b"what was computed once")
+    return folder
+
+
 def write_pdfs(folder: Path) -> Path:
     from minicpmv.data.worlds.examples import write_label
 
@@ -212,7 +228,7 @@ def write_pdfs(folder: Path) -> Path:
     return folder
 
 
-WRITERS = {"jsonl": write_jsonl, "tar": write_tar, "parquet": write_parquet, "pdf": write_pdfs}
+WRITERS = {"jsonl": write_jsonl, "tar": write_tar, "parquet": write_parquet, "arrow": write_arrow, "pdf": write_pdfs}
 
 
 @pytest.fixture(params=sorted(WRITERS))
@@ -268,6 +284,33 @@ def test_parquet_rows_hold_their_pictures(tmp_path: Path) -> None:
     assert found[7].messages[0].parts == (ImagePart(png(2)), TextPart("12 + 1?"))
 
 
+def test_arrow_rows_are_those_of_parquet(tmp_path: Path) -> None:
+    (tmp_path / "arrow").mkdir()
+    (tmp_path / "parquet").mkdir()
+    found = [found for found, _ in open_source(write_arrow(tmp_path / "arrow")).read(Position())]
+    same = [found for found, _ in open_source(write_parquet(tmp_path / "parquet")).read(Position())]
+    assert len(found) == 10
+    assert all(isinstance(one, Sample) for one in found)
+    assert [replace(one, key="") for one in found] == [replace(one, key="") for one in same]
+
+
+def test_a_folder_that_datasets_has_saved_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    picture = Image.new("RGB", (30, 20), "red")
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
+    )
+    columns = {"image": [picture] * 3, "question": ["Which colour?"] * 3, "answer": ["red", "rot", "rouge"]}
+    datasets.Dataset.from_dict(columns, features).select([2, 0]).save_to_disk(tmp_path / "saved")
+    found = [found for found, _ in open_source(tmp_path / "saved").read(Position())]
+    assert [one.messages[1].text for one in found if isinstance(one, Sample)] == ["rouge", "red"]
+    assert isinstance(found[0], Sample)
+    (part,) = found[0].media
+    assert isinstance(part, ImagePart)
+    assert part.source is not None
+    assert load_image(part.source).image.getpixel((5, 5)) == (255, 0, 0)
+
+
 def test_pages_are_pictures_with_their_own_text(tmp_path: Path) -> None:
     found = [found for found, _ in open_source(write_pdfs(tmp_path)).read(Position())]
     assert [type(one).__name__ for one in found] == ["Sample", "Flaw", "Flaw", "Sample"]
@@ -317,7 +360,7 @@ def test_one_name_in_two_folders_of_a_tar_is_two_records(tmp_path: Path) -> None
     ]
 
 
-@pytest.mark.parametrize("name", ["broken.tar", "broken.parquet"])
+@pytest.mark.parametrize("name", ["broken.tar", "broken.parquet", "broken.arrow"])
 def test_a_damaged_file_is_one_flaw_and_the_next_is_read(name: str, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(b"this is not what it is called" * 100)
@@ -330,9 +373,11 @@ def test_a_damaged_file_is_one_flaw_and_the_next_is_read(name: str, tmp_path: Pa
                 archive.addfile(member, io.BytesIO(content))
     else:
         import pyarrow
+        from pyarrow.feather import write_feather
         from pyarrow.parquet import write_table
 
-        write_table(pyarrow.table({"question": ["who?"], "answer": ["me"]}), whole)
+        write = write_table if whole.suffix == ".parquet" else write_feather
+        write(pyarrow.table({"question": ["who?"], "answer": ["me"]}), whole)
     found = [sample for sample, _ in open_source(tmp_path).read(Position())]
     assert isinstance(found[0], Flaw)
     assert "damaged" in found[0].reason

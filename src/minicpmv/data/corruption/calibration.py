@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,9 @@ LOW_CER = (0.0, 0.05)
 MODERATE_CER = (0.20, 0.80)
 """A reader's error rate at the moderate level. Between the two lies a gap that belongs to neither."""
 
+LEAST_GAP = 0.10
+"""How far above the end of the low level the moderate one begins at least, for readers that get clean crops wrong."""
+
 Reader = Callable[[Sequence[Pixels]], Sequence[str]]
 """Reads a batch of crops uint8 [height, width, 3]."""
 
@@ -48,10 +52,24 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Error rates of the reference reader at rising strengths of one operator."""
+    """Error rates of the reference reader at rising strengths of one operator.
+
+    Raises:
+        OptionError: strengths do not rise, error rates fall, or any of them lies outside of 0 to 1.
+    """
 
     strengths: tuple[float, ...]
     error_rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        fits = len(self.strengths) == len(self.error_rates) > 1
+        fits = fits and all(0 <= number <= 1 for number in (*self.strengths, *self.error_rates))
+        fits = fits and all(one < other for one, other in pairwise(self.strengths))
+        if not fits or any(one > other for one, other in pairwise(self.error_rates)):
+            raise OptionError(
+                f"Error rates {self.error_rates} at strengths {self.strengths} are no curve.",
+                remedy="Give an error rate per strength, both rising from 0 to 1.",
+            )
 
     def error_rate(self, strength: float) -> float:
         """The expected error rate at a strength, between the measured ones by a straight line."""
@@ -67,20 +85,34 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What one reader makes of every operator, and how it was found out."""
+    """What one reader makes of every operator, and how it was found out.
+
+    Raises:
+        OptionError: an operator that does not exist, or a reader so weak that a level would have no operator.
+    """
 
     reader: str
     num_crops: int
     clean_error_rate: float
     curves: Mapping[str, Curve]
 
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.curves if name not in OPERATORS]
+        if unknown:
+            raise OptionError(
+                f"A calibration has the operator {unknown[0]!r}.", remedy=f"There are {', '.join(OPERATORS)}."
+            )
+        if not 0 <= self.clean_error_rate <= 1 or not (self.operators("low") and self.operators("moderate")):
+            raise _too_weak(self.reader, self.clean_error_rate)
+
     def band(self, operator: str, level: Level) -> tuple[float, float] | None:
         """Strengths of an operator that belong to a level; None where it has none. `high` has no strengths."""
         if level == "high":
             return None
-        lowest, highest = LOW_CER if level == "low" else MODERATE_CER
-        shift = self.clean_error_rate if level == "low" else 0.0
-        return self.curves[operator].band(lowest, highest + shift)
+        ends = LOW_CER[1] + self.clean_error_rate
+        if level == "low":
+            return self.curves[operator].band(LOW_CER[0], ends)
+        return self.curves[operator].band(max(MODERATE_CER[0], ends + LEAST_GAP), MODERATE_CER[1])
 
     def operators(self, level: Level) -> tuple[str, ...]:
         """Operators that can damage at a level."""
@@ -100,7 +132,7 @@ class Calibration:
         """Read what `save` wrote.
 
         Raises:
-            OptionError: the file is no calibration.
+            OptionError: the file is no calibration, or none that can be used.
         """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
@@ -109,7 +141,9 @@ class Calibration:
                 for name, curve in fields.pop("curves").items()
             }
             return cls(**fields, curves=curves)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OptionError as error:
+            raise OptionError(f"{path}: {error.what}", remedy=error.remedy) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OptionError(
                 f"{path} is not a calibration: {error}.", remedy="Write one with `minicpmv data calibrate`."
             ) from error
@@ -133,8 +167,13 @@ def measure(
         reader: reads crops without any context.
         name: what the reader is called.
         strengths: rising, from 0 to 1.
+
+    Raises:
+        OptionError: the reader gets too much of the clean crops wrong, or strengths do not rise.
     """
     clean = error_rate(crops, reader([crop.pixels for crop in crops]))
+    if clean + LOW_CER[1] + LEAST_GAP > MODERATE_CER[1]:
+        raise _too_weak(name, clean)  # now, and not after hours of reading
     curves = {}
     for operator, damage in OPERATORS.items():
         rates = [clean]
@@ -143,6 +182,13 @@ def measure(
             rates.append(max(rates[-1], error_rate(crops, reader(damaged))))
         curves[operator] = Curve(tuple(strengths), tuple(round(rate, 4) for rate in rates))
     return Calibration(name, len(crops), round(clean, 4), curves)
+
+
+def _too_weak(reader: str, clean: float) -> OptionError:
+    return OptionError(
+        f"{reader} gets {100 * clean:.0f} % of the characters of clean lines wrong, and no damage is moderate for it.",
+        remedy="Calibrate with a reader that can read such lines, for instance tesseract.",
+    )
 
 
 def error_rate(crops: Sequence[Crop], texts: Sequence[str]) -> float:

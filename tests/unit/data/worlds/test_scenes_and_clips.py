@@ -173,7 +173,7 @@ def test_colour_and_place_of_a_scene_are_seen_in_its_pixels() -> None:
 
 
 def test_a_shape_lies_where_the_answer_says_seen_from_the_other() -> None:
-    """The two that are asked about by their colours in words, and where their pixels are."""
+    """As planned; `test_seen_in_pixels` looks at the pixels."""
     generator = np.random.default_rng(8)
     for _ in range(60):
         plan = plan_scene(generator, "relation")
