@@ -61,6 +61,9 @@ SHARPNESS = 8.0
 class SlotCodes(nn.Module):
     """A vector for every letter in every place of a slot.
 
+    Those of one letter in several places have nothing in common at first. Where they were half alike, the order of the
+    letters of a token was the first thing to drown in the doubts of the eyes (docs/log.md).
+
     Args:
         width: d_llm.
         rms: loudness of a feature, that of word embeddings.
@@ -70,10 +73,6 @@ class SlotCodes(nn.Module):
         super().__init__()
         self.codes = nn.Embedding(PLACES * NUM_CHARACTERS, width)
         nn.init.normal_(self.codes.weight, std=rms * THIRDS**-0.5)
-        # A letter sounds half alike in all places at first: which letters there are is easier to hear than where.
-        first, *others = self.codes.weight.data.chunk(PLACES)
-        for other in others:
-            other.add_(first).mul_(0.5**0.5)
 
     def forward(self, letters: Tensor, others: Tensor | None = None, shares: Tensor | None = None) -> Tensor:
         """What is said about letters; what is unclear is left empty.
