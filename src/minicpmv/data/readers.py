@@ -98,31 +98,8 @@ class Parquet:
 
     def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
         """See `Source`."""
-        try:
-            from pyarrow.lib import ArrowException
-            from pyarrow.parquet import ParquetFile
-        except ImportError:
-            raise OptionError(
-                f"{self.name} is a Parquet file, and pyarrow is not installed.",
-                remedy="Install it: pip install 'minicpmv[data]'",
-            ) from None
-        for number in range(start.file, len(self.files)):
-            path = self.files[number]
-            wanted = start.place if number == start.file else 0
-            try:
-                with ParquetFile(path) as table:
-                    first = 0
-                    for group in range(table.num_row_groups):
-                        size = table.metadata.row_group(group).num_rows
-                        if first + size > wanted:
-                            skipped = max(0, wanted - first)
-                            rows = table.read_row_group(group).to_pylist()[skipped:]
-                            for row, record in enumerate(rows, first + skipped):
-                                found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
-                                yield found, Position(number, row + 1)
-                        first += size
-            except (ArrowException, OSError) as error:
-                yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
+        _need_pyarrow(self.name, "a Parquet")
+        yield from _rows(self.files, start, _parquet_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,26 +111,8 @@ class Arrow:
 
     def read(self, start: Position) -> Iterator[tuple[Sample | Flaw, Position]]:
         """See `Source`."""
-        try:
-            from pyarrow.lib import ArrowException
-        except ImportError:
-            raise OptionError(
-                f"{self.name} is an Arrow file, and pyarrow is not installed.",
-                remedy="Install it: pip install 'minicpmv[data]'",
-            ) from None
-        for number in range(start.file, len(self.files)):
-            path = self.files[number]
-            wanted = start.place if number == start.file else 0
-            first = 0
-            try:
-                for batch in _arrow_batches(path):
-                    skipped = min(batch.num_rows, max(0, wanted - first))
-                    for row, record in enumerate(batch.slice(skipped).to_pylist(), first + skipped):
-                        found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
-                        yield found, Position(number, row + 1)
-                    first += batch.num_rows
-            except (ArrowException, OSError) as error:
-                yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
+        _need_pyarrow(self.name, "an Arrow")
+        yield from _rows(self.files, start, _arrow_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,18 +318,62 @@ def _sample(read: Callable[[], Any], key: str, folder: Path) -> Sample | Flaw:
         return Flaw(key, "It is nested too deep to be read.")
 
 
-def _arrow_batches(path: Path) -> Iterator[Any]:
-    """The record batches of a stream, which `datasets` writes, or of a file with an index at its end."""
+def _need_pyarrow(name: str, kind: str) -> None:
+    try:
+        import pyarrow  # noqa: F401  (only whether it is there)
+    except ImportError:
+        raise OptionError(
+            f"{name} is {kind} file, and pyarrow is not installed.", remedy="Install it: pip install 'minicpmv[data]'"
+        ) from None
+
+
+Block = tuple[int, Callable[[], Any]]
+"""Rows of a part of a table, and what reads them."""
+
+
+def _rows(
+    files: Sequence[Path], start: Position, blocks: Callable[[Path], Iterator[Block]]
+) -> Iterator[tuple[Sample | Flaw, Position]]:
+    """The records of tables from a position on; blocks before it are not read."""
+    from pyarrow.lib import ArrowException
+
+    for number in range(start.file, len(files)):
+        path = files[number]
+        wanted = start.place if number == start.file else 0
+        first = 0
+        try:
+            for size, load in blocks(path):
+                if first + size > wanted:
+                    skipped = max(0, wanted - first)
+                    for row, record in enumerate(load().slice(skipped).to_pylist(), first + skipped):
+                        found = _sample(partial(dict, record), f"{path.name}:{row}", path.parent)
+                        yield found, Position(number, row + 1)
+                first += size
+        except (ArrowException, OSError) as error:
+            yield Flaw(path.name, f"The rest of the file is damaged: {error}"), Position(number + 1, 0)
+
+
+def _parquet_blocks(path: Path) -> Iterator[Block]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as table:
+        for group in range(table.num_row_groups):
+            yield table.metadata.row_group(group).num_rows, partial(table.read_row_group, group)
+
+
+def _arrow_blocks(path: Path) -> Iterator[Block]:
+    """Of a stream, which `datasets` writes, or of a file with an index at its end."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as file:
         if file.read(6) == b"ARROW1":
             with pyarrow.ipc.open_file(file) as table:
-                yield from (table.get_batch(number) for number in range(table.num_record_batches))
+                batches = (table.get_batch(number) for number in range(table.num_record_batches))
+                yield from ((batch.num_rows, partial(batch.slice, 0)) for batch in batches)
         else:
             file.seek(0)
             with pyarrow.ipc.open_stream(file) as stream:
-                yield from stream
+                yield from ((batch.num_rows, partial(batch.slice, 0)) for batch in stream)
 
 
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes], int]]:
