@@ -34,6 +34,7 @@ from minicpmv.training.stage import set_attention
 from minicpmv.training.token_loss import TokenLoss
 from minicpmv.training.trainable import counts_by_part
 from tests.invariants.training_runs import (
+    ACCELERATE,
     LOSS,
     OTHER_ATTENTION,
     TOWERS,
@@ -245,6 +246,17 @@ def test_two_processes_with_a_share_each_learn_what_one_does(reference: tuple[Pa
     assert all("model" in sheet and "(no answer" not in sheet for sheet in sheets)
 
 
+def test_accelerate_launch_starts_processes_that_learn_what_one_does(
+    reference: tuple[Path, Diary], tmp_path: Path
+) -> None:
+    folder = tmp_path / "launched"
+    finish(start(2, folder, launcher=ACCELERATE))
+    assert Path(f"{folder}.told").read_text(encoding="utf-8") == "2" * len(reference[1].steps), "one of two tells"
+    for step, numbers in reference[1].steps.items():
+        assert losses(folder)[step] == pytest.approx(numbers["loss"], abs=LOSS)
+    assert distance(finished(folder), finished(reference[0])) < WEIGHT
+
+
 @pytest.mark.parametrize("rows", ["{tokens: 512, per_pass: 2}", "{tokens: 256, per_pass: 1}"])
 def test_a_process_without_pictures_or_with_fewer_passes_learns_with_the_other(rows: str, tmp_path: Path) -> None:
     data = "data={lines: {weight: 0.5, world: lines}, facts: {weight: 0.5, world: facts}}"
@@ -404,6 +416,33 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert (tmp_path / "checkpoint" / "rank-0-of-1.safetensors").read_bytes() == held
     carried_out(recipe, tmp_path)
     assert not (tmp_path / "checkpoint.new").exists()
+
+
+class Filling(Diary):
+    """A reporter in whose presence the disk is full for one file of the run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "sheets/step-2.html.partial"])
+def test_a_full_disk_while_something_else_is_written_is_told_like_one_while_saving(
+    name: str, recipe: TrainingRecipe, reference: tuple[Path, Diary], tmp_path: Path
+) -> None:
+    """Not as an `OSError` without the name of a file; the run goes on where it was saved."""
+    carried_out(recipe, tmp_path, max_seconds=0)
+    with pytest.raises(SavingError, match=rf"{name.removesuffix('.partial')} could not be written: .*No space left"):
+        train_stage(replace(recipe, sheet_samples=1), tmp_path, reporter=Filling(tmp_path / name), device="cpu")
+    (tmp_path / name).unlink(missing_ok=True)
+    carried_out(recipe, tmp_path)
+    assert same(finished(tmp_path), finished(reference[0]))
 
 
 def test_no_thread_is_left_behind(recipe: TrainingRecipe, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class Reporter:
     def step(self, *_):
         self.steps += 1
         with open(sys.argv[2] + ".told", "a") as file:
-            print(file=file)
+            file.write(os.environ.get("WORLD_SIZE", "1"))
         if self.steps == int(os.environ["HOLD"]):
             time.sleep(600)
 
@@ -114,15 +114,27 @@ def saved_state(folder: Path) -> dict[str, Any]:
     return {} if checkpoint is None else json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+ACCELERATE = (
+    "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--num_machines", "1", "--num_processes",
+)  # fmt: skip
+"""Modules that start processes; their number follows. accelerate knows several processes on a CPU as GPUs only."""
+
+
 def start(
-    number: int, folder: Path, *changes: str, recipe: Path = STAGE, hold_in: int | None = None
+    number: int,
+    folder: Path,
+    *changes: str,
+    recipe: Path = STAGE,
+    hold_in: int | None = None,
+    launcher: tuple[str, ...] = TORCHRUN,
 ) -> subprocess.Popen[str]:
     """Training in processes of its own; if asked for, they wait in a step to be killed."""
     script = folder.with_name(folder.name + ".py")
     script.write_text(PROCESSES, encoding="utf-8")
     words = [sys.executable]
     if number > 1:
-        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+        words += ["-m", *launcher, str(number)]
     words += [str(script), str(recipe), str(folder), *changes]
     paths = {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}  # as on a machine without a GPU
     environment = {**os.environ, **paths, "OMP_NUM_THREADS": "1", "HOLD": str(hold_in or 0)}

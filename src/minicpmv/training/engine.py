@@ -9,7 +9,6 @@ processes. The same samples give the same update however they are packed, accumu
 """
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -37,7 +36,7 @@ from minicpmv.training.feeding import Share, StepBatch, recipe_mixture, step_loa
 from minicpmv.training.optim import set_rates
 from minicpmv.training.precision import autocast
 from minicpmv.training.recipe import TrainingRecipe
-from minicpmv.training.run_folder import TrainingError, keep_notes, not_finite, only_one, write_text
+from minicpmv.training.run_folder import TrainingError, add_note, keep_notes, not_finite, only_one, write_text
 from minicpmv.training.spreading import accumulating
 from minicpmv.training.stage import Stage, open_stage, write_results, write_stage_sheet
 from minicpmv.training.stopping import Stop, stopping
@@ -88,7 +87,7 @@ def train_stage(
         OptionError: a device or tracker that is not there.
         TrainingError: the loss is not finite, too many samples cannot be used, or another process trains here.
         CheckpointError: the start or the checkpoint does not fit the recipe.
-        SavingError: a checkpoint could not be written.
+        SavingError: a checkpoint, or another file of the run, could not be written.
     """
     deadline = time.monotonic() + max_seconds
     if device not in ("auto", "cpu", "cuda"):
@@ -262,10 +261,9 @@ def _not_finite(stage: Stage, batch: StepBatch, loss: float, norm: float) -> Tra
 
 def _note_flaws(stage: Stage, batch: StepBatch) -> None:
     """Write down every sample that could not be used."""
-    if batch.flaws:
-        with (stage.folder / "flaws.jsonl").open("a", encoding="utf-8") as file:
-            for source, key, reason in batch.flaws:
-                file.write(json.dumps({"step": batch.step, "source": source, "key": key, "reason": reason}) + "\n")
+    for source, key, reason in batch.flaws:
+        note = {"step": batch.step, "source": source, "key": key, "reason": reason}
+        add_note(stage.folder / "flaws.jsonl", note)
 
 
 def _report(
@@ -275,9 +273,7 @@ def _report(
     if stage.accelerator.is_main_process:
         reporter.step(progress, numbers)
         line = {"step": progress.step, "seconds": round(progress.seconds, 2), "waiting": round(waiting, 4)}
-        line |= {**numbers, **progress.counts}
-        with (stage.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        add_note(stage.folder / "metrics.jsonl", {**line, **numbers, **progress.counts})
     stage.accelerator.log(numbers, step=progress.step)
     flawed, seen = (
         progress.counts.get("flawed", 0),

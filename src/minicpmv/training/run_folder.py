@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class TrainingError(MiniCPMVError, RuntimeError):
 
 
 class SavingError(MiniCPMVError, OSError):
-    """A checkpoint could not be written; the one before it is intact."""
+    """A checkpoint, or a file beside it, could not be written; the last complete checkpoint is intact."""
 
 
 @contextlib.contextmanager
@@ -93,11 +94,40 @@ def keep_notes(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     write_text(path, "".join(kept))
 
 
+def add_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Add a line to a file with a JSON object per line.
+
+    Raises:
+        SavingError: it could not be written.
+    """
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(note) + "\n")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever writes a file or folder of a run; a full disk has no name of a file to tell.
+
+    Raises:
+        SavingError: it could not be written.
+    """
+    try:
+        yield
+    except MiniCPMVError:
+        raise  # it says what to do already
+    except (OSError, SafetensorError) as error:
+        raise _not_written(path, error) from error
+
+
 def not_saved(folder: Path, failure: object) -> SavingError:
     """What to say when a checkpoint could not be written."""
+    return _not_written(folder / "checkpoint.new", failure)
+
+
+def _not_written(path: Path, failure: object) -> SavingError:
     return SavingError(
-        f"{folder / 'checkpoint.new'} could not be written: {failure}",
-        remedy="The checkpoint before it is intact. Free some space and run the same command again.",
+        f"{path} could not be written: {failure}",
+        remedy="The last complete checkpoint is intact. Free some space and run the same command again.",
     )
 
 

@@ -27,6 +27,7 @@ from minicpmv.training.optim import Optimisers, build_optimiser
 from minicpmv.training.precision import dtype_of
 from minicpmv.training.recipe import TrainingRecipe, origin_of
 from minicpmv.training.run_folder import find_checkpoint as find_run_checkpoint
+from minicpmv.training.run_folder import writing
 from minicpmv.training.sheets import write_sheet
 from minicpmv.training.spreading import gathered, spread, whole
 from minicpmv.training.token_loss import TokenLoss
@@ -205,12 +206,17 @@ def write_stage_sheet(stage: Stage, progress: Progress) -> None:
             title = f"{stage.recipe.name}, step {progress.step}"
             # Prompts are no rows; attention by sample would not know what to do with them.
             stage.model.set_attn_implementation("sdpa")
-            write_sheet(stage.recipe, stage.model, stage.processor, path, title)
+            with writing(path):
+                write_sheet(stage.recipe, stage.model, stage.processor, path, title)
             set_attention(stage.model, stage.recipe.attention)
 
 
 def write_results(stage: Stage) -> None:
-    """The finished model as a folder that everybody can load; adapters also by themselves."""
+    """The finished model as a folder that everybody can load; adapters also by themselves.
+
+    Raises:
+        SavingError: it could not be written.
+    """
     model = stage.model
     is_sharded = stage.shards > 1
     weights = gathered(model) if is_sharded else None
@@ -219,20 +225,21 @@ def write_results(stage: Stage) -> None:
         heads = gathered(stage.heads) if is_sharded else stage.heads.state_dict()
     if not stage.accelerator.is_main_process:
         return
-    if heads is not None:
-        write_heads(heads, stage.folder)
-    if stage.recipe.lora is not None:
-        adapted: Any = stage.trainable.module
-        adapted.save_pretrained(stage.folder / "adapter")
-        model = _exact_twin(stage) if stage.recipe.lora.bits == 4 else adapted.merge_and_unload()
-    write_model_folder(
-        stage.folder / "model",
-        model,
-        stage.processor,
-        dtype=stage.dtype,
-        generation=model.generation_config,
-        weights=weights,
-    )
+    with writing(stage.folder / "model"):
+        if heads is not None:
+            write_heads(heads, stage.folder)
+        if stage.recipe.lora is not None:
+            adapted: Any = stage.trainable.module
+            adapted.save_pretrained(stage.folder / "adapter")
+            model = _exact_twin(stage) if stage.recipe.lora.bits == 4 else adapted.merge_and_unload()
+        write_model_folder(
+            stage.folder / "model",
+            model,
+            stage.processor,
+            dtype=stage.dtype,
+            generation=model.generation_config,
+            weights=weights,
+        )
 
 
 def _exact_twin(stage: Stage) -> MiniCPMVForConditionalGeneration:

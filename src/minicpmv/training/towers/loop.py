@@ -6,7 +6,6 @@ Batches are made ahead by one worker process. Nothing is drawn from a global ran
 was killed goes on from its checkpoint to the same weights (tests/invariants/test_resume.py).
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.training.optim import Optimisers, build_optimiser, select_trainable, set_rates
 from minicpmv.training.precision import autocast
-from minicpmv.training.run_folder import find_checkpoint, not_finite
+from minicpmv.training.run_folder import add_note, find_checkpoint, not_finite
 from minicpmv.training.stopping import Stop, leave_stopping_to_others, stopping
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.company import Company
@@ -74,7 +73,7 @@ def run_stages(run: Run, position: Position) -> Position:
 
     Raises:
         TrainingError: the loss became infinite or not a number; the checkpoint before it is intact.
-        SavingError: a checkpoint could not be written, by this process or the first.
+        SavingError: a checkpoint could not be written, by this process or the first, or another file of the run.
     """
     while position.stage < len(run.recipe.stages):
         stage = run.recipe.stages[position.stage]
@@ -180,5 +179,4 @@ def _report(run: Run, stage: StageRecipe, position: Position, numbers: Mapping[s
     if position.step % 20 and position.step != stage.steps:
         return
     line = {"stage": stage.name, "step": position.step, "seconds": round(position.seconds, 1), **numbers}
-    with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    add_note(run.folder / "metrics.jsonl", line)

@@ -28,7 +28,7 @@ from minicpmv.training.dense import save_heads
 from minicpmv.training.feeding import Share
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.places import PlaceHeads
-from minicpmv.training.run_folder import find_checkpoint, keep_notes, only_one, write_text
+from minicpmv.training.run_folder import find_checkpoint, keep_notes, only_one, write_text, writing
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import AnswerQuestions
 from minicpmv.training.towers.company import Company, join
@@ -90,6 +90,7 @@ def train(
 
     Raises:
         TrainingError: the loss is not finite, or another run is training in the folder.
+        SavingError: a checkpoint, or another file of the run, could not be written.
         OptionError: more processes than samples in a batch.
         CheckpointError: the folder belongs to another model.
     """
@@ -130,8 +131,9 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, company: Comp
     if position.stage == len(recipe.stages) and company.is_first:
         clips = MiniCPMVVideoProcessor(**asdict(recipe.clips))
         processor = build_processor(learner.model, tokenizer, clips)
-        save_heads(learner.patch_reader, learner.slot_codes, learner.place_heads, folder)
-        write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
+        with writing(folder / "model"):
+            save_heads(learner.patch_reader, learner.slot_codes, learner.place_heads, folder)
+            write_model_folder(folder / "model", learner.model, processor, dtype=torch.bfloat16)
     return position
 
 
