@@ -342,6 +342,10 @@ def _take_source(given: dict[str, Any], names: tuple[str, ...], where: str) -> S
         inner = {key: item for key, item in value.items() if item is not None and key not in ("detail", "filename")}
         if inner.get("bytes") is not None:
             inner.pop("path", None)
+        if misplaced := [key for key in ("pages", "dpi", *_VIDEO_OPTIONS) if key in inner]:
+            raise MessageError(
+                f"{where} has {', '.join(misplaced)} inside of its source.", remedy="Write it beside the source."
+            )
         return _take_source(inner, ("file_data", "file_url"), where)
     if name == "base64":
         try:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from minicpmv.errors import SettingsError
+from minicpmv.errors import OptionError, SettingsError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def read_settings(source: Path | str | Mapping[str, Any], kind: type[T], overrid
         source = parse_yaml(Path(source))
     tree = _copied(source)
     for override in overrides:
-        _apply(tree, override)
+        _apply(tree, override, kind)
     try:
         built: T = _build(tree, kind, where)
     except SettingsError as error:
@@ -63,14 +63,24 @@ def parse_yaml(path: Path) -> Mapping[str, Any]:
         SettingsError: it is missing, unreadable or something else.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _WithoutAliases)
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist.", remedy="Check the path.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{path} is not readable YAML: {error}", remedy="Fix the file.") from None
     if not isinstance(tree, Mapping):
         raise SettingsError(f"{path} holds no mapping at top level.", remedy="Write `key: value` lines.")
     return tree
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """YAML in which everything stands where it is meant: a few nested aliases would be gigabytes, or never end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not read; write the value out", mark)
+        return super().compose_node(parent, index)
 
 
 def _copied(value: Any) -> Any:
@@ -91,17 +101,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _apply(tree: Any, override: str) -> None:
-    """Set one dotted path in place."""
+def _apply(tree: Any, override: str, kind: Any) -> None:
+    """Set one dotted path in place, also inside of what the tree leaves to the defaults of `kind`."""
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise SettingsError(f"{override!r} is not an override.", remedy="Write it as a.b=value.")
     *parents, last = path.split(".")
     for key in parents:
+        default, kind = _default(kind, key)
+        if isinstance(tree, dict) and key not in tree and default is not None:
+            tree[key] = _copied(_plain(default))
         tree = _step(tree, key, path)
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise SettingsError(f"The override {override!r} has a value that is no YAML.", remedy="Quote it.") from None
     if isinstance(value, str):
         value = _number(value)
@@ -114,12 +127,28 @@ def _apply(tree: Any, override: str) -> None:
         raise SettingsError(f"The override {path!r} leads nowhere at {last!r}.", remedy="See `minicpmv recipes show`.")
 
 
+def _default(kind: Any, key: str) -> tuple[Any, Any]:
+    """What a field of a dataclass is if nobody says so, and its type; nothing of anything else."""
+    if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+        return None, None
+    field = next((field for field in dataclasses.fields(kind) if field.name == key), None)
+    if field is None:
+        return None, None
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    told = get_type_hints(kind)[key]
+    inner = [one for one in (told, *get_args(told)) if dataclasses.is_dataclass(one)]
+    return None if default is dataclasses.MISSING else default, inner[0] if inner else None
+
+
 def _step(tree: Any, key: str, path: str) -> Any:
     if isinstance(tree, dict) and key in tree:
         return tree[key]
     if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
         return tree[int(key)]
-    raise SettingsError(f"The override {path!r} leads nowhere at {key!r}.", remedy="See `minicpmv recipes show`.")
+    remedy = (
+        "See `minicpmv recipes show`; what the recipe does not have is given as a whole: --set 'lora={rank: 8, ...}'."
+    )
+    raise SettingsError(f"The override {path!r} leads nowhere at {key!r}.", remedy=remedy)
 
 
 def _number(text: str) -> Any:
@@ -168,7 +197,11 @@ def _build_dataclass(value: Any, kind: Any, where: str) -> Any:
     ]
     if absent:
         raise SettingsError(f"{where} lacks {', '.join(absent)}.", remedy="Add the missing keys.")
-    return kind(**{key: _build(item, hints[key], f"{where}.{key}") for key, item in value.items()})
+    built = {key: _build(item, hints[key], f"{where}.{key}") for key, item in value.items()}
+    try:
+        return kind(**built)
+    except OptionError as error:  # of what is no recipe by itself, and does not know where it stands
+        raise SettingsError(f"{where}: {error.what}", remedy=error.remedy) from None
 
 
 def _build_union(value: Any, kind: Any, where: str) -> Any:
@@ -205,7 +238,7 @@ def _build_scalar(value: Any, kind: Any, where: str) -> Any:
         return value
     remedy = ""
     if isinstance(value, str) and kind in (int, float) and isinstance(_number(value), float):
-        remedy = f"YAML reads {value} as text; write it with a decimal point, such as 1.0e-4."
+        remedy = f"YAML reads {value} as text; write a decimal point and the sign of the exponent, such as 1.0e-4."
     raise _wrong(value, getattr(kind, "__name__", str(kind)), where, remedy)
 
 

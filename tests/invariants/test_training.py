@@ -40,6 +40,7 @@ from tests.invariants.training_runs import (
     TOWERS,
     WEIGHT,
     Diary,
+    Filling,
     carried_out,
     distance,
     finish,
@@ -416,19 +417,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert (tmp_path / "checkpoint" / "rank-0-of-1.safetensors").read_bytes() == held
     carried_out(recipe, tmp_path)
     assert not (tmp_path / "checkpoint.new").exists()
-
-
-class Filling(Diary):
-    """A reporter in whose presence the disk is full for one file of the run."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
-        self.path.parent.mkdir(exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        self.path.symlink_to("/dev/full")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

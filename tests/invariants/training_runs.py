@@ -50,6 +50,19 @@ class Diary:
         self.steps[progress.step] = dict(numbers)
 
 
+class Filling(Diary):
+    """A reporter in whose presence the disk is full for one file of the run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def begin(self, recipe: TrainingRecipe, model: nn.Module, progress: Progress) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to("/dev/full")
+
+
 def carried_out(recipe: TrainingRecipe, folder: Path, **options: float) -> Diary:
     diary = Diary()
     train_stage(recipe, folder, reporter=diary, device="cpu", **options)  # type: ignore[arg-type]

@@ -24,6 +24,8 @@ class Outer:
     stages: tuple[Inner, ...] = ()
     weights: Mapping[str, float] | None = None
     betas: tuple[float, float] = (0.9, 0.98)
+    usual: Inner = Inner(rate=2.0)
+    spare: Inner | None = None
 
 
 GOOD = {"steps": 3, "inner": {"rate": 1}}
@@ -46,6 +48,7 @@ def test_nested_values_become_dataclasses_and_whole_numbers_may_stand_for_floats
         ({**GOOD, "inner": {"rate": 1, "kind": "c"}}, "inner.kind is 'c'", "'a', 'b'"),
         ({**GOOD, "stages": [{"rate": 1}, {"rat": 1}]}, "stages.1 has the unknown key 'rat'", "'rate'"),
         ({**GOOD, "betas": [0.9]}, "a list of 2", ""),
+        ({**GOOD, "inner": {"rate": "1.0e30"}}, "inner.rate is '1.0e30'", "the sign of the exponent"),
         ({**GOOD, "weights": [1]}, "weights is [1], expected a mapping", ""),
         ([1], "expected a mapping", ""),
     ],
@@ -64,6 +67,14 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
     assert given["stages"] == [{"rate": 1}, {"rate": 2}], "the caller's mapping is left alone"
 
 
+def test_overrides_reach_into_what_is_left_to_the_defaults() -> None:
+    assert read_settings(GOOD, Outer, ["usual.kind=b"]).usual == Inner(rate=2.0, kind="b")
+    assert read_settings(GOOD, Outer, ["usual.rate=3", "usual.kind=b"]).usual == Inner(rate=3.0, kind="b")
+    with pytest.raises(SettingsError, match="given as a whole"):
+        read_settings(GOOD, Outer, ["spare.kind=b"])
+    assert read_settings(GOOD, Outer, ["spare={rate: 1}", "spare.kind=b"]).spare == Inner(rate=1.0, kind="b")
+
+
 @pytest.mark.parametrize("override", ["steps", "=3", "nowhere.rate=1", "stages.5.rate=1", "steps=[1", "steps.more=1"])
 def test_overrides_that_lead_nowhere_are_refused(override: str) -> None:
     with pytest.raises(SettingsError):
@@ -77,7 +88,11 @@ def test_the_dump_reads_back_to_the_same_settings(tmp_path: Path) -> None:
     assert read_settings(path, Outer) == settings
 
 
-@pytest.mark.parametrize("content", ["a: [", "just words", ""])
+@pytest.mark.parametrize(
+    "content",
+    ["a: [", "just words", "", "a: &a [*a]", "a: &a [1]\nb: [*a, *a]", f"a: {'[' * 20_000}"],
+    ids=["cut", "words", "empty", "itself", "aliases", "deep"],
+)
 def test_files_that_hold_no_mapping_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicpmv.cli import options as shared
-from minicpmv.cli.console import say, working
+from minicpmv.cli.console import refuse_folder, say, working
 from minicpmv.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,11 +38,18 @@ DRAWN = (
 )
 """Worlds by name; a test compares them with `data.sources.WORLDS`, which is not loaded for a help text."""
 
+MOST_TOLD = 20
+"""Records that are left out, one by one."""
+
 FILES = "A .jsonl, .parquet, .arrow, .tar, .pdf or .html file, or a folder of them or of clips"
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}; or a world: {', '.join(DRAWN)}.")]
 FileName = Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FILES}.")]
 WorldOptions = Annotated[
     str | None, typer.Option("--options", help="Of a world, in YAML: '{kinds: [receipt]}'.", metavar="YAML")
+]
+
+SeriesSeed = Annotated[
+    int, typer.Option(min=0, help="Which series of samples a world draws; the same gives the same.", metavar="N")
 ]
 
 
@@ -75,7 +82,7 @@ def build(
     clips: Annotated[
         str, typer.Option(help="How drawn clips are written: png, a picture per frame, or mp4.", metavar="FORM")
     ] = "png",
-    seed: shared.Seed = None,
+    seed: SeriesSeed = 0,
 ) -> None:
     """Write samples as a data set of its own: data.jsonl with media beside it, broken ones listed with reasons."""
     from minicpmv.data import filters
@@ -90,7 +97,7 @@ def build(
         raise OptionError(f"--clips is '{clips}'.", remedy="Choose png or mp4.")
     checks = _checks(smallest_px, languages, most_media, least_knowledge, duplicates=duplicates)
     sieve = filters.Sieve(checks)
-    samples: Iterator[Sample | Flaw] = islice(_samples(source, seed or 0, parse_options(options)), number)
+    samples: Iterator[Sample | Flaw] = islice(_samples(source, seed, parse_options(options)), number)
     if clips == "mp4":
         samples = map(with_clip_files, samples)
     written, left_out = write_dataset(_counted(samples, number), out, sieve)
@@ -98,7 +105,9 @@ def build(
     told = ": " + ", ".join(f"{number} {name}" for name, number in reasons.items() if number) if left_out else ""
     say(f"{written} samples, {left_out} left out{told}" + (f"; see {out / LEFT_OUT}" if left_out else ""))
     if not written:
-        raise OptionError(f"{source} has no sample that can be used.", remedy="Mend it, or name another.")
+        raise OptionError(
+            f"{source} has no sample that can be used.", remedy=f"Mend it and remove {out}, or name another."
+        )
     print(out)
 
 
@@ -169,14 +178,15 @@ def preview(
     out: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE")] = Path("preview.html"),
     number: Annotated[int, typer.Option("--number", "-n", help="How many samples to show.", metavar="N")] = 24,
     options: WorldOptions = None,
-    seed: shared.Seed = None,
+    seed: SeriesSeed = 0,
 ) -> None:
     """Write samples as one HTML page: pictures, questions, answers, boxes."""
     from minicpmv.data.preview import write_preview
 
     if number < 1:
         raise OptionError(f"--number is {number}.", remedy="Show at least one.")
-    samples = islice(_samples(source, seed or 0, parse_options(options)), number)
+    refuse_folder("--out", out)
+    samples = islice(_samples(source, seed, parse_options(options)), number)
     shown = write_preview(((source, sample) for sample in samples), out, title=source)
     say(f"{shown} samples of {source}")
     print(out)
@@ -210,8 +220,10 @@ def stats(source: FileName, as_json: shared.Json = False) -> None:
     for name, number in counts.items():
         print(f"{name:<12}{number:>12,}")
     print(f"{'left out':<12}{len(flaws):>12,}")
-    for flaw in flaws[:20]:
+    for flaw in flaws[:MOST_TOLD]:
         say(f"left out: {flaw.key}: {flaw.reason}")
+    if len(flaws) > MOST_TOLD:
+        say(f"and {len(flaws) - MOST_TOLD} more; --json lists all")
 
 
 @data.command()
@@ -221,7 +233,7 @@ def calibrate(
         str, typer.Option(help="Who reads: tesseract, nano, or a model's folder or hub id.", metavar="READER")
     ] = "tesseract",
     crops: Annotated[int, typer.Option(help="Lines to read at every strength.", metavar="N")] = 200,
-    seed: shared.Seed = None,
+    seed: SeriesSeed = 0,
 ) -> None:
     """Measure what a reader still reads at every strength of every damage, for the world `restore`."""
     import numpy as np
@@ -230,6 +242,7 @@ def calibrate(
 
     if crops < 1:
         raise OptionError(f"--crops is {crops}.", remedy="Read at least one.")
+    refuse_folder("--out", out)
     with working("loading torch"):
         from minicpmv.evaluation.readers import line_crops, model_reader, tesseract_reader
         from minicpmv.generation.loading import BUNDLED, load
@@ -238,7 +251,7 @@ def calibrate(
             tesseract_reader() if reader == "tesseract" else model_reader(load(None if reader == BUNDLED else reader))
         )
     with working(f"{reader} reads damaged lines"):
-        found = measure(np.random.default_rng(seed or 0), line_crops(crops, seed or 0), read, name=reader)
+        found = measure(np.random.default_rng(seed), line_crops(crops, seed), read, name=reader)
     found.save(out)
     say(f"{reader} gets {100 * found.clean_error_rate:.1f} % of the characters of {crops} clean lines wrong")
     for level in LEVELS[:2]:

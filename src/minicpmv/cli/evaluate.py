@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from minicpmv.cli import options as shared
-from minicpmv.cli.console import say, working
+from minicpmv.cli.console import refuse_folder, say, working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,6 +90,7 @@ def _record(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
+    refuse_folder("--answers", path)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

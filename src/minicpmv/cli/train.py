@@ -4,13 +4,17 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from minicpmv.cli import options as shared
 from minicpmv.cli.console import working
 from minicpmv.errors import OptionError
+
+MOST = 1_000_000_000
+"""More of anything is a slip."""
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def train(  # noqa: PLR0913 - one option each
@@ -51,7 +55,7 @@ def train(  # noqa: PLR0913 - one option each
             metavar="N",
         ),
     ] = 1,
-    device: shared.Device = "auto",
+    device: Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; choose GPUs with CUDA_VISIBLE_DEVICES.")] = "auto",
     max_minutes: Annotated[
         float | None, typer.Option(help="Save and stop after this time; run again to go on.", metavar="M")
     ] = None,
@@ -66,11 +70,13 @@ def train(  # noqa: PLR0913 - one option each
 
     times = {"--max-minutes": max_minutes, "--epochs": epochs}
     _refuse_numbers({**times, "--threads": threads, "--gpus": gpus, "--processes": processes})
+    _refuse_device(device)
     if epochs is not None and not data:
         raise OptionError("--epochs needs --data.", remedy="Worlds have no end: use --set schedule.steps=N.")
     if gpus > 1 and not dry_run:
         raise OptionError("--gpus is for --dry-run.", remedy="Several GPUs train under torchrun or accelerate launch.")
-    recipe = load_recipe(name, changes or ())
+    changes = [*(_of_adapters(name, bits=4 if qlora else 16) if lora or qlora else ()), *(changes or ())]
+    recipe = load_recipe(name, changes)
     own = {"--model": model, "--data": data, "--epochs": epochs, "--lora": lora, "--qlora": qlora}
     given = [option for option, value in own.items() if value]
     if given and not isinstance(recipe, TrainingRecipe):
@@ -105,21 +111,39 @@ def train(  # noqa: PLR0913 - one option each
     runs = Path("runs") / "tiny" if tiny else Path("runs")  # two steps are no model for a later run to go on from
     folder = out or runs / recipe.name
     if isinstance(recipe, ChainRecipe):
-        members = load_members(recipe, changes or ())
+        members = load_members(recipe, changes)
         describe_chain(members, out or runs, run) if dry_run else run_chain(recipe.name, members, out or runs, run)
         return
     if isinstance(recipe, TrainingRecipe):
         from minicpmv.cli.train_stage import with_own_data
 
-        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs, lora=lora, qlora=qlora)
+        recipe = with_own_data(recipe, model=model, data=data or [], epochs=epochs)
     print(describe(recipe, folder, run)) if dry_run else carry_out(recipe, folder, run)
+
+
+def _of_adapters(name: str, bits: Literal[4, 16]) -> list[str]:
+    """What --lora and --qlora change, before what is --set; nothing in a recipe that is no single stage."""
+    from minicpmv.cli.train_stage import lora_changes
+    from minicpmv.recipes.loader import load_recipe
+    from minicpmv.training.recipe import TrainingRecipe
+
+    plain = load_recipe(name)
+    return lora_changes(plain, bits=bits) if isinstance(plain, TrainingRecipe) else []
+
+
+def _refuse_device(device: str) -> None:
+    if device not in DEVICES:
+        raise OptionError(
+            f"Training cannot be told to use {device!r}.",
+            remedy="Use auto, cpu or cuda; choose GPUs with CUDA_VISIBLE_DEVICES and several with torchrun.",
+        )
 
 
 def _refuse_numbers(given: Mapping[str, float | None]) -> None:
     """Numbers that no run can have."""
     for option, number in given.items():
-        if number is not None and not number > 0:
-            raise OptionError(f"{option} is {number}.", remedy="It must be more than 0.")
+        if number is not None and not 0 < number < MOST:
+            raise OptionError(f"{option} is {number:g}.", remedy=f"It must be more than 0, and less than {MOST:,}.")
     processes, cores = given["--processes"] or 1, os.cpu_count() or 1
     if processes > 2 * cores:
         raise OptionError(

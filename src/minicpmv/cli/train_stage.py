@@ -1,12 +1,13 @@
 """`minicpmv train` for one stage that goes on from a model: fine-tuning, pre-training."""
 
+import json
 import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from minicpmv.cli.console import say, working
 from minicpmv.cli.local_processes import is_first, leave_the_others
@@ -42,8 +43,6 @@ def with_own_data(
     model: str | None,
     data: Sequence[Path],
     epochs: float | None,
-    lora: bool,
-    qlora: bool,
 ) -> "TrainingRecipe":
     """A recipe with what a person gave on the command line.
 
@@ -52,23 +51,14 @@ def with_own_data(
         model: where to start instead.
         data: files and folders that replace its mixture, each as likely as it has records.
         epochs: how often each record is seen; the schedule keeps its proportions.
-        lora: adapters of rank 16 in every part that learns, at ten times its rate; the resampler learns whole.
-        qlora: the same, with the language model's frozen weights in 4 bits.
 
     Raises:
         OptionError: a file that cannot be read, or without records.
     """
     from minicpmv.data.sources import SourceRecipe
-    from minicpmv.training.recipe import LoraRecipe
 
     if model is not None:
         recipe = replace(recipe, start=model)
-    if (lora or qlora) and recipe.lora is None:
-        whole = tuple(part for part in ("resampler",) if part in recipe.rates)
-        rates = {part: rate if part in whole else LORA_SPEED * rate for part, rate in recipe.rates.items()}
-        recipe = replace(recipe, rates=rates, lora=LoraRecipe(rank=LORA_RANK, alpha=2 * LORA_RANK, whole=whole))
-    if qlora and recipe.lora is not None:
-        recipe = replace(recipe, lora=replace(recipe.lora, bits=4))
     if data:
         numbers = {path: count_records(path) for path in data}
         names = [path.stem for path in data]
@@ -80,6 +70,24 @@ def with_own_data(
         steps = max(1, math.ceil((epochs or DEFAULT_EPOCHS) * sum(numbers.values()) / batch))
         recipe = replace(recipe, data=sources, decay_data=None, batch=batch, schedule=recipe.schedule.stretched(steps))
     return recipe
+
+
+def lora_changes(recipe: "TrainingRecipe", *, bits: Literal[4, 16] = 16) -> list[str]:
+    """What `--lora` and `--qlora` change in a recipe, as `--set` would; what a person sets comes after and wins.
+
+    Adapters of rank 16 in every part that learns, at ten times its rate; the resampler learns whole. A recipe that has
+    adapters keeps its own.
+
+    Args:
+        recipe: as it stands in its file.
+        bits: of the language model's frozen weights.
+    """
+    changes = []
+    if recipe.lora is None:
+        whole = [part for part in ("resampler",) if part in recipe.rates]
+        changes = [f"lora={{rank: {LORA_RANK}, alpha: {2 * LORA_RANK}, whole: {json.dumps(whole)}}}"]
+        changes += [f"rates.{part}={LORA_SPEED * rate}" for part, rate in recipe.rates.items() if part not in whole]
+    return [*changes, f"lora.bits={bits}"]
 
 
 def tiny_stage(recipe: "TrainingRecipe") -> "TrainingRecipe":
@@ -265,7 +273,7 @@ def _refuse_nothing(batch: "StepBatch") -> None:
     """A step from which nothing can be learned has no costs to count."""
     if not batch.passes:
         _, key, reason = batch.flaws[0]
-        raise OptionError(f"No sample can be used. {key}: {reason}", remedy="Change the data, or rows.tokens.")
+        raise OptionError(f"No sample can be used. {key}: {reason}", remedy="See: minicpmv data stats.")
 
 
 def _known_start(recipe: "TrainingRecipe", folder: Path) -> "tuple[MiniCPMVConfig, MiniCPMVProcessor, str]":

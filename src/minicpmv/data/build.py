@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -95,8 +95,8 @@ def _write(samples: Iterable[Sample | Flaw], fresh: Path, sieve: Sieve) -> tuple
     """Samples into a folder that is there; how many were written, and how many were left out."""
     written = left_out = 0
     with (
-        (fresh / "data.jsonl").open("w", encoding="utf-8") as kept,
-        (fresh / LEFT_OUT).open("w", encoding="utf-8") as dropped,
+        _json_lines(fresh / "data.jsonl") as kept,
+        _json_lines(fresh / LEFT_OUT) as dropped,
     ):
         for sample in samples:
             judged = sample if isinstance(sample, Flaw) else sieve(sample)
@@ -110,6 +110,11 @@ def _write(samples: Iterable[Sample | Flaw], fresh: Path, sieve: Sieve) -> tuple
     if not left_out:
         (fresh / LEFT_OUT).unlink()
     return written, left_out
+
+
+def _json_lines(path: Path) -> TextIO:
+    """A file to write JSON to. Of a name that is no UTF-8 it keeps what Python makes of it, by the escapes of JSON."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def _record(sample: Sample, folder: Path, number: int) -> dict[str, Any]:

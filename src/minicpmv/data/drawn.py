@@ -5,7 +5,6 @@ Studio -> page(kind) -> PageSample -> read | ask | restore | reason -> Sample
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from numpy.random import Generator
 from PIL import Image
@@ -16,6 +15,7 @@ from minicpmv.data.options import (
     checked_flag,
     checked_names,
     checked_number,
+    checked_path,
     checked_range,
     checked_share,
     checked_shares,
@@ -39,6 +39,9 @@ from minicpmv.processing.sampling import PACKING_LIMIT
 READ = ("What is written on the page?", "Read the page.", "Write down the text.")
 RESTORE = ("Write the text in the red boxes, one per line.", "What do the red boxes say?")
 
+
+_MOST_COUNTED = 100
+"""Of words or lines that may be asked for; fewer of them fit into a picture."""
 
 Draw = Callable[[Generator, str], Sample]
 """Source of randomness and key; what a `DrawnFeed` takes."""
@@ -118,9 +121,7 @@ def restore(
         OptionError: an option is none of its kind.
     """
     kinds = checked_names("kinds", kinds, PAGE_KINDS)
-    if isinstance(calibration, str):
-        calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
-    levels, shares = calibration, checked_shares("shares", shares, LEVELS)
+    levels, shares = levels_of(calibration), checked_shares("shares", shares, LEVELS)
 
     def draw(generator: Generator, key: str) -> Sample:
         return damaged_sample(generator, key, studio.page(generator, _pick(generator, kinds)), levels, shares)
@@ -173,8 +174,8 @@ def lines(studio: Studio, *, max_words: int = 3, most_lines: int = 1) -> Draw:
     Raises:
         OptionError: an option is none of its kind.
     """
-    max_words, _ = checked_range("max_words", max_words, 1)
-    most_lines, _ = checked_range("most_lines", most_lines, 1)
+    max_words = checked_number("max_words", max_words, 1, _MOST_COUNTED)
+    most_lines = checked_number("most_lines", most_lines, 1, _MOST_COUNTED)
 
     def draw(generator: Generator, key: str) -> Sample:
         size = LINE_SIZES[int(generator.random() * len(LINE_SIZES))]
@@ -312,7 +313,7 @@ def texts(studio: Studio, *, most_lines: int = 1) -> Draw:
     Raises:
         OptionError: an option is none of its kind.
     """
-    most_lines = checked_number("most_lines", most_lines, 1)
+    most_lines = checked_number("most_lines", most_lines, 1, _MOST_COUNTED)
 
     def draw(generator: Generator, key: str) -> Sample:
         return _text_sample(key, text_pair(generator, studio.split, most_lines=most_lines))
@@ -343,6 +344,17 @@ def described(studio: Studio, *, clips: Sequence[str] = CLIP_TASKS, scenes: Sequ
 def _text_sample(key: str, pair: TextPair) -> Sample:
     turns = (Message("user", (TextPart(pair.prompt),)), Message("assistant", (TextPart(pair.answer),)))
     return Sample(key, turns, {"kind": "text", "task": pair.task})
+
+
+def levels_of(calibration: Calibration | str) -> Calibration:
+    """A calibration, from the file that is named, or the bundled one if the name is empty.
+
+    Raises:
+        OptionError: there is no such file, or it is none.
+    """
+    if isinstance(calibration, Calibration):
+        return calibration
+    return Calibration.bundled() if calibration == "" else Calibration.load(checked_path("calibration", calibration))
 
 
 def damaged_sample(

@@ -37,7 +37,6 @@ class Sieve:
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
-        self.kept = 0
         self.dropped: Counter[str] = Counter(dict.fromkeys(checks, 0))
         """How many samples each check has left out."""
 
@@ -47,7 +46,6 @@ class Sieve:
             if (reason := check(sample)) is not None:
                 self.dropped[name] += 1
                 return Flaw(sample.key, f"{name}: {reason}")
-        self.kept += 1
         return sample
 
 
@@ -104,7 +102,7 @@ def answer_length(shortest: int = 1, longest: int = 20_000) -> Check:
     """The assistant's words have at least and at most so many characters."""
 
     def check(sample: Sample) -> str | None:
-        length = sum(len(message.text) for message in sample.messages if message.role == "assistant")
+        length = sum(len(message.text.strip()) for message in sample.messages if message.role == "assistant")
         return None if shortest <= length <= longest else f"the answers have {length} characters."
 
     return check

@@ -1,6 +1,7 @@
 """Options of worlds, checked when a world is opened and not at the first drawing in a data worker."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from minicpmv.errors import OptionError
@@ -31,15 +32,36 @@ def checked_range(name: str, value: Any, lowest: int, highest: int | None = None
     return pair[0], pair[1]
 
 
-def checked_number(name: str, value: Any, lowest: int) -> int:
+def checked_number(name: str, value: Any, lowest: int, highest: int) -> int:
     """A whole number.
 
     Raises:
-        OptionError: none, or below the lowest.
+        OptionError: none, or out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise OptionError(f"{name} is {value}.", remedy=f"Give one number from {lowest}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise OptionError(f"{name} is {value}.", remedy=f"Give one number from {lowest} to {highest}.")
     return value
+
+
+def checked_path(name: str, value: Any) -> Path:
+    """A file or folder by its name.
+
+    Raises:
+        OptionError: something else.
+    """
+    if not isinstance(value, str) or not value:
+        raise OptionError(f"{name} is {value!r}.", remedy="Give the path of a file or folder.")
+    return Path(value)
+
+
+def checked_paths(name: str, value: Any) -> tuple[Path, ...]:
+    """One file or several.
+
+    Raises:
+        OptionError: something else, or none.
+    """
+    several = value if isinstance(value, list | tuple) and value else [value]
+    return tuple(checked_path(name, one) for one in several)
 
 
 def checked_names(name: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from PIL import Image
 
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES
-from minicpmv.data.drawn import READ, Draw, damaged_sample, page_sample
-from minicpmv.data.options import checked_range, checked_share
+from minicpmv.data.drawn import READ, Draw, damaged_sample, levels_of, page_sample
+from minicpmv.data.options import checked_path, checked_range, checked_share
 from minicpmv.data.sample import Sample
-from minicpmv.data.studio import Studio
+from minicpmv.data.studio import LARGEST_SIDE_PX, SMALLEST_SIDE_PX, Studio
 from minicpmv.data.worlds.glyphs import CharacterBox, scale_boxes
 from minicpmv.data.worlds.paper import Box, PageSample, Region, TextLine
 from minicpmv.errors import MediaError, OptionError
@@ -108,11 +108,9 @@ def own_pages(
     """
     del studio
     damaged = checked_share("damaged", damaged)
-    bounds = checked_range("longest_side_px", longest_side_px, 56)
-    if isinstance(calibration, str):
-        calibration = Calibration.load(Path(calibration)) if calibration else Calibration.bundled()
-    levels = calibration
-    known = find_pages(Path(pages))
+    bounds = checked_range("longest_side_px", longest_side_px, SMALLEST_SIDE_PX, LARGEST_SIDE_PX)
+    levels = levels_of(calibration)
+    known = find_pages(checked_path("pages", pages))
     _first_that_opens(known, np.random.default_rng(0), bounds[1], pages)
 
     def draw(generator: Generator, key: str) -> Sample:

@@ -4,14 +4,13 @@ text file, font files -> own_text -> Draw
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from numpy.random import Generator
 
 from minicpmv.data.corruption.calibration import Calibration
 from minicpmv.data.corruption.corrupt import LEVEL_SHARES
 from minicpmv.data.drawn import READ, Draw, damaged_sample, page_sample
-from minicpmv.data.options import checked_range, checked_share
+from minicpmv.data.options import checked_path, checked_paths, checked_range, checked_share
 from minicpmv.data.sample import Sample
 from minicpmv.data.studio import Studio
 from minicpmv.data.worlds.scripts import Font, read_text, render_text_page
@@ -42,9 +41,8 @@ def own_text(
     smallest, largest = checked_range("size_px", size_px, 6, 200)
     fewest, most = checked_range("lines", lines, 1)
     damaged = checked_share("damaged", damaged)
-    fonts = [fonts] if isinstance(fonts, str) else fonts
-    opened = [Font.open(Path(font)) for font in fonts]
-    printable = read_text(Path(text), opened)
+    opened = [Font.open(font) for font in checked_paths("fonts", fonts)]
+    printable = read_text(checked_path("text", text), opened)
     levels = Calibration.bundled()
 
     def draw(generator: Generator, key: str) -> Sample:

@@ -57,7 +57,7 @@ def write_preview(samples: Iterable[tuple[str, Sample | Flaw]], path: Path, *, t
         f"<h1>{html.escape(title)}</h1>{''.join(articles)}</html>\n"
     )
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # keys can be names that are no UTF-8
     partial.replace(path)
     return len(articles)
 

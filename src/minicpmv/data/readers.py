@@ -262,6 +262,11 @@ def open_source(path: Path, name: str = "") -> Source:
     if not path.exists():
         raise OptionError(f"{path} does not exist.", remedy="Check the path.")
     files = _files_of(path) if path.is_dir() else [path]
+    if files and all(file.suffix.lower() == ".json" for file in files):
+        raise OptionError(
+            f"{path} is one JSON document, which is read only as a whole.",
+            remedy="Make it one record per line: jq -c '.[]' data.json > data.jsonl",
+        )
     kinds = {_SUFFIXES.get(file.suffix.lower()) for file in files}
     if len(kinds) != 1 or None in kinds:
         suffixes = sorted({file.suffix.lower() for file in files} & set(_SUFFIXES))

@@ -1,13 +1,16 @@
 """A record of a data set, in any of the usual forms, to a sample.
 
     {"messages": [{"role", "content"}], maybe "images" | "videos" beside}  our own form, and OpenAI's and transformers'
-    {"conversations": [{"from", "value"}], "image" | "images" | "video"}   LLaVA's form, with <image> marks in the text
+    {"conversations": [{"from", "value"}], "image" | "images" | "video"}   LLaVA's form, with <image> marks in the text;
+                                                                           MiniCPM-V's has role and content
     {"prompt" | "question", "completion" | "answer", "image" | "document" ...}    one question and its answer
     {"caption" | "text", "image" | "video"}                                a picture or clip and what is said about it
 
-Names of media files are taken relative to the folder of the file that names them.
+Beside media, `fps`, `packing`, `max_frames`, `max_slices`, `pages` and `dpi` say how they are looked at. Names of media
+files are taken relative to the folder of the file that names them.
 """
 
+import math
 import re
 import reprlib
 from collections import Counter
@@ -16,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.data.sample import Sample
-from minicpmv.errors import MessageError
-from minicpmv.messages import ROLES, parse_messages
+from minicpmv.errors import MessageError, OptionError
+from minicpmv.messages import ROLES, Part, TextPart, VideoPart, parse_messages
+from minicpmv.processing.options import part_options
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MARK = re.compile(r"<(image|video)>\n?|\n?<(image|video)>$")
@@ -28,6 +32,12 @@ _MISNAMED = {
     **dict.fromkeys(("pdf", "pdfs"), "document"),
 }
 """Keys that would be passed over, and a question about a picture learned without it."""
+_OPTIONS = {
+    "image": ("max_slices",),
+    "video": ("fps", "packing", "max_frames", "max_slices"),
+    "document": ("pages", "dpi", "max_slices"),
+}
+"""How media that stand beside the text are looked at, if the record says so beside them."""
 _SOURCE_KEYS = ("path", "image", "video", "document")
 CAPTION_QUESTION = "Describe what you see."
 """What is asked about a picture or clip that comes with a caption and no question. Ours."""
@@ -50,9 +60,11 @@ def sample_from_record(record: Any, key: str, folder: Path) -> Sample:
                 f"a record is {reprlib.repr(record)}, not an object.", remedy="Write one object per record."
             )
         messages = parse_messages(_turns(record, folder))
-        if not any(message.role == "assistant" and message.text for message in messages):
+        for part in (part for message in messages for part in message.parts):
+            _refuse_unusable(part)
+        if not any(message.role == "assistant" and message.text.strip() for message in messages):
             raise MessageError("no assistant's turn says anything.", remedy="A sample needs an answer to learn.")
-    except MessageError as error:
+    except (MessageError, OptionError) as error:
         raise MessageError(f"{key}: {error.what}", remedy=error.remedy) from None
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, Mapping):
@@ -120,6 +132,23 @@ def _with_media(turns: Sequence[Any], media: Sequence[dict[str, Any]]) -> list[A
     return opened
 
 
+def _refuse_unusable(part: Part) -> None:
+    """A picture or clip is there, and can be looked at as the record says.
+
+    Raises:
+        MessageError: nothing is there.
+        OptionError: an option of the wrong type or out of its range.
+    """
+    if isinstance(part, TextPart):
+        return
+    if part.source is None and not (isinstance(part, VideoPart) and part.frames):
+        raise MessageError("a picture or clip has no source.", remedy="Give its path, url or bytes.")
+    part_options(part)
+    times = (part.timestamps if isinstance(part, VideoPart) else None) or ()
+    if any(not 0 <= moment < math.inf for moment in times) or list(times) != sorted(times):
+        raise MessageError("the timestamps of a clip do not rise from 0 up.", remedy="Sort the frames by time.")
+
+
 def _refuse_misnamed(record: Mapping[str, Any]) -> None:
     wrong = next((key for key in _MISNAMED if record.get(key) is not None), None)
     if wrong is not None:
@@ -149,7 +178,8 @@ def _waits(part: Any) -> bool:
 
 
 def _llava_turn(turn: Any) -> tuple[str, str]:
-    speaker, said = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
+    told = turn if isinstance(turn, Mapping) else {}
+    speaker, said = told.get("from", told.get("role")), told.get("value", told.get("content"))
     if not isinstance(speaker, str) or speaker not in _SPEAKERS or not isinstance(said, str):
         raise MessageError(
             "a turn of conversations lacks from or value.", remedy=f"from is one of {', '.join(_SPEAKERS)}."
@@ -182,8 +212,9 @@ def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         if value is None:
             continue
         kind = name.removesuffix("s")
+        looked_at = {option: record[option] for option in _OPTIONS[kind] if record.get(option) is not None}
         for item in value if isinstance(value, list | tuple) else [value]:
-            found.append({"type": kind, kind: _resolved(item, folder)})
+            found.append({"type": kind, kind: _resolved(item, folder), **looked_at})
     return found
 
 

@@ -7,6 +7,7 @@ A world is named with its options, a file or folder by its path; both are leaves
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,6 @@ from minicpmv.data.own_text import own_text
 from minicpmv.data.readers import open_source
 from minicpmv.data.studio import Studio
 from minicpmv.errors import OptionError
-
-STUDIO_OPTIONS = ("longest_side_px", "world_seed")
-"""What every world that prints takes besides its own options."""
 
 WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "read": drawn.read,
@@ -38,6 +36,12 @@ WORLDS: Mapping[str, Callable[..., drawn.Draw]] = {
     "own_pages": own_pages,
 }
 """Worlds by the name that recipes use."""
+_STUDIO_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("read", "ask", "restore"), ("longest_side_px", "world_seed")),
+    "facts": ("world_seed",),
+    "own_text": ("longest_side_px",),
+}
+"""Options of the studio that a world takes besides its own: of those that draw pages, and those that know entities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,7 @@ class SourceRecipe:
     """A leaf or a branch of a mixture: exactly one of `world`, `path` and `parts`.
 
     Raises:
-        OptionError: none or several of them.
+        OptionError: none or several of them, or a weight that is not above 0.
     """
 
     weight: float = 1.0
@@ -72,6 +76,8 @@ class SourceRecipe:
                 + ".",
                 remedy="Give one of world, path and parts; options belong to a world.",
             )
+        if not 0 < self.weight < math.inf:
+            raise OptionError(f"A source has weight {self.weight:g}.", remedy="Give a number above 0.")
 
 
 def open_mixture(
@@ -102,9 +108,12 @@ def open_feed(name: str, source: SourceRecipe, seed: int) -> Feed:
     Raises:
         OptionError: an unknown world or option, or a path with nothing to read.
     """
-    if source.path:
-        return FileFeed(open_source(Path(source.path), name), seed)
-    return DrawnFeed(name, open_world(source.world, source.options), seed)
+    try:
+        if source.path:
+            return FileFeed(open_source(Path(source.path), name), seed)
+        return DrawnFeed(name, open_world(source.world, source.options), seed)
+    except OptionError as error:
+        raise OptionError(f"The source {name}: {error.what}", remedy=error.remedy) from None
 
 
 def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
@@ -116,16 +125,15 @@ def open_world(world: str, options: Mapping[str, Any]) -> drawn.Draw:
     if world not in WORLDS:
         raise OptionError(f"There is no world {world!r}.", remedy=_nearest(world, tuple(WORLDS)))
     make = WORLDS[world]
-    own = dict(list(inspect.signature(make).parameters.items())[1:])
+    own, of_studio = list(inspect.signature(make).parameters)[1:], _STUDIO_OPTIONS.get(world, ())
     for option in options:
-        if option not in (*STUDIO_OPTIONS, *own):
-            near = _nearest(option, [*STUDIO_OPTIONS, *own])
+        if option not in (*of_studio, *own):
+            near = _nearest(str(option), [*of_studio, *own])
             raise OptionError(f"The world {world!r} has no option {option!r}.", remedy=near)
     missing = [option for option in needs_of(world) if option not in options]
     if missing:
         raise OptionError(f"The world {world!r} needs {' and '.join(missing)}.", remedy="Give them as options.")
-    of_studio = {name: options[name] for name in STUDIO_OPTIONS if name in options and name not in own}
-    studio = Studio.open("train", **of_studio)
+    studio = Studio.open("train", **{name: options[name] for name in of_studio if name in options})
     return make(studio, **{name: value for name, value in options.items() if name not in of_studio})
 
 

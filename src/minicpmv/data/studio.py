@@ -35,6 +35,9 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 
 SMALLEST_SIDE_PX = 56
 """Smallest bound of pages: below it hardly a word fits into a line."""
+LARGEST_SIDE_PX = 8192
+"""Largest bound; a page of A4 at 600 dpi is 7016 px high."""
+_MOST_SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class Studio:
         Raises:
             OptionError: the bounds are no two numbers in order, or the seed is none.
         """
-        bounds = checked_range("longest_side_px", longest_side_px, SMALLEST_SIDE_PX)
-        world_seed = checked_number("world_seed", world_seed, 0)
+        bounds = checked_range("longest_side_px", longest_side_px, SMALLEST_SIDE_PX, LARGEST_SIDE_PX)
+        world_seed = checked_number("world_seed", world_seed, 0, _MOST_SEEDS)
         faces = find_faces(split, system=False)
         return cls(split, faces, entities_of(make_world(world_seed), split), bounds)
 

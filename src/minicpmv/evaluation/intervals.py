@@ -69,8 +69,11 @@ def ratio(numerators: Sequence[float], denominators: Sequence[int], *, num_resam
             remedy="Give one of each per sample, and at least one positive denominator.",
         )
     top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    chosen = np.random.default_rng(0).integers(len(top), size=(num_resamples, len(top)))
-    sums = bottom[chosen].sum(1)
-    ratios = top[chosen].sum(1)[sums > 0] / sums[sums > 0]
+    generator = np.random.default_rng(0)
+    ratios = []
+    for _ in range(num_resamples):  # one at a time: all at once, a hundred thousand samples would take gigabytes
+        chosen = generator.integers(len(top), size=len(top))
+        if (total := bottom[chosen].sum()) > 0:
+            ratios.append(top[chosen].sum() / total)
     low, high = np.percentile(ratios, (2.5, 97.5))
     return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))

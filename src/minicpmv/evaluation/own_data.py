@@ -54,7 +54,7 @@ def own_task(path: Path, name: str) -> OwnDataTask:
     """The last turn of every sample of a data set as a question, those before it as what was said already.
 
     Args:
-        path: a `.jsonl`, `.parquet`, `.arrow`, `.tar` or `.pdf` file, or a folder of them.
+        path: a `.jsonl`, `.parquet`, `.arrow`, `.tar`, `.pdf` or `.html` file, or a folder of them or of clips.
         name: of the task.
 
     Raises:

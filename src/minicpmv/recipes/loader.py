@@ -7,9 +7,11 @@ load_recipe("nano") -> ChainRecipe -> load_members -> the recipes that run one a
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -172,8 +174,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def summary(path: Path) -> str:
-    """What the first comment of a recipe file says in its first line, without the recipe's name."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    if not first.startswith("#"):
-        return ""
-    return first.lstrip("# ").removeprefix(f"{path.stem}: ")
+    """The first sentence of the comment on top of a recipe file, without the recipe's name."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=\.)\s", comment, maxsplit=1)[0].removeprefix(f"{path.stem}: ")

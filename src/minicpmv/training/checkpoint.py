@@ -9,7 +9,6 @@ place, so a checkpoint is complete or not there, and a full disk leaves the one 
 frozen weights are those of the start. Nothing random needs keeping either, since every step draws from its own number.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from torch.distributed.tensor import DTensor
 from minicpmv.data.mixture import State
 from minicpmv.errors import CheckpointError
 from minicpmv.training.optim import Optimisers, refuse_other_moments
-from minicpmv.training.run_folder import not_saved, replace_checkpoint
+from minicpmv.training.run_folder import not_saved, read_state, replace_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +135,12 @@ class Checkpoints:
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """Where the stage stood when a checkpoint was written."""
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    """Where the stage stood when a checkpoint was written.
+
+    Raises:
+        CheckpointError: it is damaged, or of another kind of run.
+    """
+    state = read_state(checkpoint, ("step", "stream", "seconds", "counts", "shards"))
     return Progress(state["step"], state["stream"], state["seconds"], state["counts"], state.get("origin", {}))
 
 
@@ -183,7 +186,7 @@ def restore(
     Raises:
         CheckpointError: another architecture, other parts that learn, another optimiser, or another number of shards.
     """
-    kept = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["shards"]
+    kept = read_state(checkpoint, ["shards"])["shards"]
     if kept != shards:
         raise CheckpointError(
             f"{checkpoint} was written by {kept} process{'es' * (kept > 1)} that shared the model, not {shards}.",

@@ -84,11 +84,6 @@ class StepBatch:
     flaws: list[tuple[str, str, str]] = field(default_factory=list)
     """Source, key and reason of every sample that could not be used."""
 
-    @property
-    def num_targets(self) -> int:
-        """Tokens of this process that count in the loss."""
-        return self.counts["targets"]
-
 
 def step_loader(
     recipe: TrainingRecipe,

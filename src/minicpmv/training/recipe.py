@@ -5,6 +5,7 @@ a nano model grows from nothing have recipes of another kind, `minicpmv.training
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -212,6 +213,7 @@ class TrainingRecipe:
     """Where else numbers go: `tensorboard`, `wandb`, ... whatever accelerate knows."""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         self._check_parts()
         self._check_numbers()
         if self.lora is not None and self.sharding != "none":
@@ -274,6 +276,18 @@ class TrainingRecipe:
                 f"pass, and {self.workers} workers.",
                 remedy="Counts are at least 1; workers may be 0.",
             )
+
+
+def check_name(name: str) -> None:
+    """A name that becomes a folder.
+
+    Raises:
+        SettingsError: it would not, or one elsewhere.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise SettingsError(
+            f"{name!r} is no name for a recipe or stage.", remedy="Use letters, digits, dots, - and _: it is a folder."
+        )
 
 
 def origin_of(recipe: TrainingRecipe) -> dict[str, str]:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import CheckpointError, MiniCPMVError
 
 
 class TrainingError(MiniCPMVError, RuntimeError):
@@ -76,6 +76,30 @@ def find_checkpoint(folder: Path) -> Path | None:
         if (folder / name / "state.json").is_file():
             return folder / name
     return None
+
+
+def read_state(checkpoint: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """The `state.json` of a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        wanted: names that it has to hold.
+
+    Raises:
+        CheckpointError: it is damaged, or of another kind of run.
+    """
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", remedy="Name another --out folder, or remove the damaged checkpoint."
+        ) from None
+    if not isinstance(state, dict) or not state.keys() >= set(wanted):
+        raise CheckpointError(
+            f"{checkpoint.parent} holds a run of another kind of recipe.", remedy="Name another --out folder."
+        )
+    return state
 
 
 def keep_notes(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:

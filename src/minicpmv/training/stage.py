@@ -190,8 +190,16 @@ def find_start(start: str, folder: Path) -> str | Path:
 
 
 def set_attention(model: MiniCPMVForConditionalGeneration, attention: str) -> None:
-    """Choose the attention of tower and language model by the name that recipes use."""
-    model.set_attn_implementation("eager" if attention == BY_SAMPLE else attention)
+    """Choose the attention of tower and language model by the name that recipes use.
+
+    Raises:
+        OptionError: it needs a package that is not installed, or a GPU.
+    """
+    try:
+        model.set_attn_implementation("eager" if attention == BY_SAMPLE else attention)
+    except (ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OptionError(f"attention: {attention} cannot be used here: {reason}", remedy="Use sdpa.") from None
     if attention == BY_SAMPLE:
         model.config.text_config._attn_implementation = BY_SAMPLE
 

@@ -30,6 +30,7 @@ class TokenLoss(nn.Module):
 
     Args:
         model: the model. Adapters that peft put into it work as they are: they live inside its layers.
+        heads: of dense losses; None without them.
     """
 
     def __init__(self, model: MiniCPMVForConditionalGeneration, heads: DenseHeads | None = None) -> None:

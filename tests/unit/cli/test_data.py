@@ -1,8 +1,11 @@
 """`minicpmv data`: a page to look at, and counts that add up."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tests.unit.cli.conftest import Run
 
@@ -40,6 +43,30 @@ def test_stats_find_media_that_are_not_there(run: Run, tmp_path: Path) -> None:
     assert len(reasons) == 5
 
 
+def test_stats_say_how_many_more_are_left_out(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{\n" * 23)
+    told = run("data", "stats", path)[2].splitlines()
+    assert len(told) == 21
+    assert told[-1] == "and 3 more; --json lists all"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_names_that_are_no_utf_8_are_written_as_they_are_read(run: Run, tmp_path: Path) -> None:
+    """As old archives hold them, in Latin-1."""
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (56, 56)).save(tmp_path / name)
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"id": name, "image": name, "caption": "a cup"}) + "\n" + json.dumps({"id": name}))
+    code, _, err = run("data", "build", source, "--out", tmp_path / "set")
+    assert code == 0, err
+    record = json.loads((tmp_path / "set" / "data.jsonl").read_text(encoding="utf-8"))
+    assert record["id"] == "a.jsonl:1"
+    assert record["metadata"] == {"id": name}
+    assert run("data", "preview", source, "--out", tmp_path / "sheet.html")[0] == 0
+    assert (tmp_path / "sheet.html").read_text(encoding="utf-8").count("<article>") == 2
+
+
 def test_nothing_in_is_no_success(run: Run, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
@@ -69,7 +96,16 @@ def test_a_preview_of_a_file_shows_all_of_it_if_it_is_short(run: Run, tmp_path: 
 
 
 def test_misuse_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
-    for words in (("preview", tmp_path / "none.jsonl"), ("preview", "ask", "-n", 0), ("stats", "read")):
+    for words in (
+        ("preview", tmp_path / "none.jsonl"),
+        ("preview", "ask", "-n", 0),
+        ("preview", "ask", "--out", tmp_path),
+        ("preview", "ask", "--out", ""),
+        ("preview", "ask", "--out", tmp_path / "nowhere" / "sheet.html"),
+        ("preview", "ask", "--seed", -1),
+        ("calibrate", "--out", tmp_path),
+        ("stats", "read"),
+    ):
         code, out, err = run("data", *words)
         assert code == 1
         assert out == ""

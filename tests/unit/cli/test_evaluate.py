@@ -33,6 +33,16 @@ def test_json_is_one_object_with_every_figure(toy_folder: Path, capsys: pytest.C
     assert score["right"]["low"] <= score["right"]["value"] <= score["right"]["high"]
 
 
+@pytest.mark.parametrize("name", [".", "", "nowhere/a.jsonl"])
+def test_answers_that_could_not_be_kept_are_not_asked_for(
+    name: str, toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(toy_folder, "--tasks", "scenes.colour", "--samples", 1, "--answers", name) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --answers is ")
+
+
 def test_answers_can_be_recorded_one_a_line(
     toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,6 +155,8 @@ def test_a_dry_run_of_a_chain_describes_every_stage(capsys: pytest.CaptureFixtur
         (("nano_sft", "--data", "nothing.jsonl"), "nothing.jsonl"),
         (("nano_sft", "--model", "/no/such/folder"), "/no/such/folder"),
         (("nano_stf",), "Did you mean nano_sft"),
+        (("nano_sft", "--epochs", "inf", "--data", "mine.jsonl"), "--epochs is inf"),
+        (("nano_sft", "--tiny", "--set", "attention=flash_attention_2"), "flash_attention_2 cannot be used here"),
         (("nano_sft_2",), "goes on from nano_sft_1, and there is no"),
         (("nano_pretrain_1", "--model", "nano"), "no dense heads for this model"),
         (("nano", "--data", "mine.jsonl"), "makes a model from the beginning"),
@@ -174,6 +176,26 @@ def test_a_wrong_value_is_one_line(
     assert command(*words, "--device", "cpu") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("words", "llm", "resampler"),
+    [
+        (("--lora",), ("262,144", "0.005"), ("395,776", "0.0003")),
+        (("--qlora", "--set", "lora.rank=8"), ("131,072", "0.005"), ("395,776", "0.0003")),
+        (("--lora", "--set", "rates.llm=0.002"), ("262,144", "0.002"), ("395,776", "0.0003")),
+    ],
+)
+def test_adapters_are_as_the_help_says_and_as_the_command_line_changes_them(
+    words: tuple[str, ...],
+    llm: tuple[str, str],
+    resampler: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command("nano_sft", "--dry-run", "--device", "cpu", *words) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    told = {line[0]: (line[3], line[6]) for line in lines if line[:1] in (["llm"], ["resampler"])}
+    assert told == {"llm": llm, "resampler": resampler}
 
 
 def test_a_file_without_a_usable_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

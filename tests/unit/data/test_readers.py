@@ -95,6 +95,27 @@ def test_llavas_form_puts_media_where_their_marks_are() -> None:
     assert [message.role for message in sample.messages] == ["user", "assistant"] * 2
 
 
+def test_how_media_are_looked_at_may_stand_beside_them() -> None:
+    record = {"video": "a.mp4", "fps": 2, "packing": 3, "max_frames": 9, "question": "What?", "answer": "That."}
+    assert parts(record)[0] == VideoPart("/data/a.mp4", fps=2, packing=3, max_frames=9)
+    record = {"document": "a.pdf", "pages": [2], "dpi": 100, "max_slices": 4, "question": "What?", "answer": "That."}
+    assert parts(record)[0] == DocumentPart("/data/a.pdf", pages=(2,), dpi=100, max_slices=4)
+    record = {"images": ["a.png", "b.png"], "max_slices": 2, "fps": 30, "question": "What?", "answer": "That."}
+    assert parts(record)[:2] == [ImagePart("/data/a.png", max_slices=2), ImagePart("/data/b.png", max_slices=2)]
+
+
+def test_turns_of_conversations_may_have_a_role_and_content() -> None:
+    """As in the files that MiniCPM-V's own fine-tuning takes."""
+    record = {"image": "a.png", "conversations": turns("<image>\nWhat?")}
+    assert parts(record) == [ImagePart("/data/a.png"), TextPart("What?")]
+
+
+def test_a_json_document_is_refused_with_the_way_to_lines(tmp_path: Path) -> None:
+    (tmp_path / "llava.json").write_text("[]")
+    with pytest.raises(OptionError, match=r"jq -c"):
+        open_source(tmp_path / "llava.json")
+
+
 def test_without_marks_media_come_first() -> None:
     record = {"image": "a.png", "video": "b.mp4", "question": "What?", "answer": "That."}
     assert parts(record) == [ImagePart("/data/a.png"), VideoPart("/data/b.mp4"), TextPart("What?")]
@@ -137,6 +158,14 @@ def test_without_marks_media_come_first() -> None:
         ({"image": "a.png", "messages": turns("What?")[1:]}, "nobody who asks"),
         ({"img": "a.png", "prompt": "What?", "completion": "That."}, "has the key img"),
         ({"document": "a.pdf", "conversations": [{"from": "gpt", "value": "x"}]}, "nobody who asks"),
+        ({"messages": turns([{"type": "image"}, "What?"])}, "has no source"),
+        ({"image": {"<image_00>": "a.png"}, "question": "What?", "answer": "That."}, "has no source"),
+        ({"image": "a.png", "max_slices": -5, "question": "What?", "answer": "That."}, "max_slices is -5"),
+        ({"messages": turns([{"type": "image", "path": "a.png", "max_slices": -5}])}, "max_slices is -5"),
+        ({"video": "a.mp4", "packing": "six", "question": "What?", "answer": "That."}, "packing is 'six'"),
+        ({"video": {"path": "a.mp4", "fps": 2}, "question": "What?", "answer": "That."}, "fps inside of its source"),
+        ({"messages": turns([{"video": ["a.png", "b.png"], "timestamps": [5, -2]}])}, "do not rise from 0"),
+        ({"image": "a.png", "question": "What?", "answer": "   "}, "no assistant's turn says anything"),
     ],
 )
 def test_what_is_wrong_with_a_record_is_said_with_its_place(record: Any, says: str) -> None:

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minicpmv.cli.data import DRAWN
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sources import WORLDS, SourceRecipe, needs_of, open_mixture, open_world
-from minicpmv.errors import OptionError
+from minicpmv.errors import OptionError, SettingsError
 from minicpmv.messages import VideoPart
+from minicpmv.recipes.loader import load_stage
 
 
 @pytest.mark.parametrize("world", sorted(world for world in WORLDS if not needs_of(world)))
@@ -51,6 +53,15 @@ def test_an_open_book_question_has_its_answer_in_the_text() -> None:
         ("raed", {}, "Did you mean 'read'"),
         ("read", {"kind": ["form"]}, "Did you mean 'kinds'"),
         ("restore", {"calibration": "none.json"}, "none.json"),
+        ("restore", {"calibration": 5}, "calibration is 5"),
+        ("lines", {"max_words": [1, 8]}, "max_words is"),
+        ("lines", {"max_words": 100_000_000}, "from 1 to 100"),
+        ("lines", {"longest_side_px": 300}, "no option 'longest_side_px'"),
+        ("reason", {"world_seed": 1}, "no option 'world_seed'"),
+        ("read", {"longest_side_px": 10**9}, "longest_side_px is"),
+        ("own_text", {"text": "a.txt", "fonts": 5}, "fonts is 5"),
+        ("own_text", {"text": "a.txt", "fonts": []}, "fonts is"),
+        ("own_pages", {"pages": ["d"]}, "pages is"),
     ],
 )
 def test_a_misspelt_world_or_option_is_named(world: str, options: dict[str, object], reason: str) -> None:
@@ -137,3 +148,28 @@ def test_the_command_line_knows_every_world() -> None:
 def test_a_wrong_option_is_named_when_the_world_is_opened(world: str, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(OptionError, match=reason):
         open_world(world, options)
+
+
+def test_an_option_of_the_studio_changes_what_its_worlds_draw() -> None:
+    """One that is passed over would be a setting that does nothing."""
+    for world, options in (
+        ("read", {"longest_side_px": 300}),
+        ("ask", {"world_seed": 1, "kinds": ["article"]}),
+        ("restore", {"longest_side_px": 300}),
+        ("facts", {"world_seed": 1}),
+    ):
+        plain = dict.fromkeys(options.keys() & {"kinds"}, options.get("kinds"))
+        drawn = [
+            str(open_world(world, chosen)(np.random.default_rng(0), "key").messages) for chosen in (plain, options)
+        ]
+        assert drawn[0] != drawn[1], world
+
+
+def test_what_is_wrong_with_a_source_is_said_with_its_place() -> None:
+    text = {"told": SourceRecipe(world="texts", options={"most_lines": "banana"})}
+    with pytest.raises(OptionError, match=r"The source text/told: most_lines is banana"):
+        open_mixture({"text": SourceRecipe(parts=text)}, 0)
+    with pytest.raises(SettingsError, match=r"data\.lines: A source has weight nan"):
+        load_stage("nano_sft", ["data={lines: {world: lines, weight: .nan}}"])
+    with pytest.raises(SettingsError, match=r"data\.a\.parts\.b: A source has neither"):
+        load_stage("nano_sft", ["data={a: {parts: {b: {}}}}"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.cli.train_stage import RELEASED, tiny_stage, with_own_data
+from minicpmv.cli.train_stage import RELEASED, lora_changes, tiny_stage
 from minicpmv.data.sample import Sample
 from minicpmv.data.sources import SourceRecipe, open_mixture
 from minicpmv.errors import SettingsError
@@ -153,7 +153,7 @@ def test_tiny_keeps_the_shape_of_a_schedule() -> None:
 
 
 def test_adapters_learn_faster_and_leave_the_resampler_whole() -> None:
-    recipe = with_own_data(load_stage("sft"), model=None, data=[], epochs=None, lora=True, qlora=False)
+    recipe = load_stage("sft", lora_changes(load_stage("sft")))
     assert recipe.lora is not None
     assert recipe.lora.whole == ("resampler",)
     assert recipe.rates == pytest.approx({"llm": 1e-4, "resampler": 1e-5, "vpm": 1e-4})

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from minicpmv.errors import OptionError
+from minicpmv.errors import CheckpointError, OptionError
+from minicpmv.training.checkpoint import load_progress
 from minicpmv.training.run_folder import SavingError, add_note, writing
+from minicpmv.training.towers.runstate import load_position
 
 FULL = Path("/dev/full")
 
@@ -19,6 +21,27 @@ def test_notes_are_lines(tmp_path: Path) -> None:
         {"step": 1},
         {"step": 2},
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ('{"step": 1', "cannot be read"),
+        ("[]", "another kind of recipe"),
+        ('{"stage": 1, "step": 2, "seconds": 3.0}', "another kind of recipe"),
+    ],
+)
+def test_a_state_that_is_no_stages_is_refused(state: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(CheckpointError, match=f"{reason}.*Name another --out"):
+        load_progress(tmp_path)
+
+
+def test_a_stage_is_no_run_of_towers(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"step": 1, "stream": null, "seconds": 1.0, "counts": {}, "shards": 1}')
+    assert load_progress(tmp_path).step == 1
+    with pytest.raises(CheckpointError, match="another kind of recipe"):
+        load_position(tmp_path)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")

@@ -9,7 +9,6 @@ from minicpmv.data.worlds.clip_files import write_clip
 from minicpmv.data.worlds.clips import ClipSample, render_clip
 from minicpmv.data.worlds.fonts import Face
 from minicpmv.data.worlds.lines import print_lines
-from minicpmv.data.worlds.words import random_line
 from minicpmv.errors import OptionError
 
 
@@ -94,8 +93,3 @@ def _pdf_bytes(content: str, width_pt: int, height_pt: int) -> bytes:
     size = len(objects) + 1
     tail = f"trailer\n<< /Size {size} /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
     return (file + f"xref\n0 {size}\n0000000000 65535 f \n" + table + tail).encode("ascii")
-
-
-def held_out_line(seed: int, *, max_words: int = 2) -> str:
-    """A line that no training picture shows, for examples that should not be remembered."""
-    return random_line(np.random.default_rng(seed), "held_out", max_words=max_words)

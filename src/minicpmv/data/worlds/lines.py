@@ -55,7 +55,7 @@ def render_line(
     num_lines: int = 1,
     max_words: int = 3,
 ) -> LineSample:
-    """A picture with `num_lines` printed lines of one to three words.
+    """A picture with `num_lines` printed lines of a few words each.
 
     Args:
         generator: source of randomness.

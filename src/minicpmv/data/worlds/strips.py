@@ -117,14 +117,6 @@ def render_strip(
     return StripSample(paint(generator, mask), patch_targets(on_rows(boxes), height, width), boxes)
 
 
-def render_strips(
-    generator: Generator, num: int, *, faces: Sequence[Face], split: Split, size: tuple[int, int] = (28, 112)
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`num` strips of one size: images uint8 [num, height, width, 3], targets int64 [num, patches, 3]."""
-    strips = [render_strip(generator, faces=faces, split=split, size=size) for _ in range(num)]
-    return np.stack([strip.image for strip in strips]), np.stack([strip.targets for strip in strips])
-
-
 def _fill(generator: Generator, mask: NDArray[np.uint8], face: Face, split: Split, drawn_px: int) -> list[CharacterBox]:
     """Write rows of words over the whole mask, the first of them starting somewhere outside."""
     sheet = glyph_sheet(face, drawn_px)

@@ -303,22 +303,18 @@ def _scenes(generator: Generator, faces: Sequence[Face], count: int, num_queries
     return exchanges
 
 
-def clips_of(tasks: Sequence[str], world: str) -> World:
-    """A world of clips with questions of the given kinds: any pace from 1 to 10 frames a second, in one pack."""
-
-    def draw(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
-        exchanges = []
-        for _ in range(count):
-            task = tasks[int(generator.integers(len(tasks)))]
-            clip = render_clip(generator, task=task, faces=faces)
-            pace = generator.uniform(1.0, 10.0)
-            start = generator.uniform(0.0, pace)
-            codes = [int(start + index * pace) for index in range(len(clip.frames))]
-            labels = PatchLabels.of_things(clip.targets.reshape(-1, 2))
-            exchanges.append(Exchange(world, tuple(clip.frames), (tuple(codes),), clip.question, clip.answer, labels))
-        return exchanges
-
-    return draw
+def _clips(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
+    """Clips with questions of all kinds, at any pace from 1 to 10 frames a second, in one pack."""
+    exchanges = []
+    for _ in range(count):
+        task = CLIP_TASKS[int(generator.integers(len(CLIP_TASKS)))]
+        clip = render_clip(generator, task=task, faces=faces)
+        pace = generator.uniform(1.0, 10.0)
+        start = generator.uniform(0.0, pace)
+        codes = [int(start + index * pace) for index in range(len(clip.frames))]
+        labels = PatchLabels.of_things(clip.targets.reshape(-1, 2))
+        exchanges.append(Exchange("clips", tuple(clip.frames), (tuple(codes),), clip.question, clip.answer, labels))
+    return exchanges
 
 
 def _copies(generator: Generator, faces: Sequence[Face], count: int, num_queries: int) -> list[Exchange]:
@@ -349,9 +345,7 @@ WORLDS: Mapping[str, World] = {
     "slots": lines_of("slots", FULL_SHARE, is_symbolic=True),
     "doubts": lines_of("doubts", FULL_SHARE, is_symbolic=True, is_doubted=True),
     "scenes": _scenes,
-    "clips": clips_of(CLIP_TASKS, "clips"),
-    "clips_colour": clips_of(("colour", "colour_first", "colour_last"), "clips_colour"),
-    "clips_direction": clips_of(("direction",), "clips_direction"),
+    "clips": _clips,
     "copies": _copies,
     "texts": _texts,
     "repeat": _repeat,

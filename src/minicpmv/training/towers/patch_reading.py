@@ -3,7 +3,7 @@
     features [patches, d_vision] -> letters of three thirds, colour, kind -> loss
 
 A tower that must say what is in every patch learns from far fewer pictures than one that is only told whether an answer
-at the far end of the model was right. The heads are thrown away after training.
+at the far end of the model was right. The heads are no part of the model; they are kept beside it for later stages.
 """
 
 from collections.abc import Sequence

@@ -7,11 +7,12 @@ one would have seen.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from minicpmv.errors import SettingsError
-from minicpmv.training.recipe import OptimiserRecipe, Precision
+from minicpmv.processing.sampling import PACKING_LIMIT
+from minicpmv.training.recipe import OptimiserRecipe, Precision, check_name
 from minicpmv.training.schedule import Schedule
 
 Objective = Literal["patches", "answers"]
@@ -29,6 +30,13 @@ class TokenizerRecipe:
     texts: int
     """Texts drawn from the worlds to learn merges from."""
 
+    def __post_init__(self) -> None:
+        if self.vocabulary < 1 or self.texts < 1:
+            raise SettingsError(
+                f"The tokenizer has a vocabulary of {self.vocabulary}, learned from {self.texts} texts.",
+                remedy="Counts are at least 1.",
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRecipe:
@@ -43,6 +51,11 @@ class ClipRecipe:
             raise SettingsError(
                 f"Clips have choose_fps {self.choose_fps}.", remedy="Give frames per second, a number above 0."
             )
+        if not 1 <= self.packing <= PACKING_LIMIT or self.max_frames < 1:
+            raise SettingsError(
+                f"Clips have packing {self.packing} and max_frames {self.max_frames}.",
+                remedy=f"Packs hold 1 to {PACKING_LIMIT} frames, and a clip at least one.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +64,8 @@ class StageRecipe:
 
     name: str
     objective: Objective
-    """`patches`: name the characters in every patch. `answers`: next-token loss on assistant turns."""
+    """`patches`: name what is in every patch, letters or drawn things, and where it lies; with a slot loss, the letters
+    in every token too. `answers`: next-token loss on assistant turns."""
 
     rates: Mapping[str, float]
     """Peak learning rate of each part that trains, by part."""
@@ -74,10 +88,10 @@ class StageRecipe:
     rate; 0 leaves them to AdamW, like everything else."""
 
     patch_loss: float = 0.0
-    """Weight of the tower's dense reading loss beside the answers."""
+    """Weight of the tower's dense reading loss beside the answers; `patches` is nothing else."""
 
     slot_loss: float = 0.0
-    """Weight of the resampler's dense reading loss beside the answers."""
+    """Weight of the resampler's dense reading loss, beside the tower's or the answers."""
 
     place_loss: float = 0.0
     """Weight of the loss on where patches lie, and on where queries look if the resampler learns too (`patches`)."""
@@ -94,6 +108,12 @@ class StageRecipe:
             raise SettingsError(
                 f"Stage {self.name!r} trains {', '.join(unknown) or 'nothing'}.",
                 remedy=f"Parts are {', '.join(PARTS)}.",
+            )
+        check_name(self.name)
+        if not set(self.rates) & self._reached():
+            raise SettingsError(
+                f"Stage {self.name!r} ({self.objective}) trains {', '.join(self.rates)}, which no loss of it reaches.",
+                remedy="Give a rate to a part that one reaches, or the loss that reaches this one a weight.",
             )
         if self.steps < 1 or self.batch < 1 or not 0 <= self.decay <= 1 or not 0 <= self.warmup <= self.steps:
             raise SettingsError(
@@ -123,6 +143,13 @@ class StageRecipe:
                 f"Stage {self.name!r} has no worlds with a positive weight.", remedy="Name at least one."
             )
 
+    def _reached(self) -> set[str]:
+        """Parts that a loss of the stage can teach."""
+        if self.objective == "answers":
+            return set(PARTS) - {"place_heads"} - (set() if self.patch_loss else {"patch_reader"})
+        of_tokens = {"resampler", "slot_codes"} if self.slot_loss else set()
+        return {"vpm", "patch_reader"} | of_tokens | ({"place_heads"} if self.place_loss else set())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TowersRecipe:
@@ -146,11 +173,12 @@ class TowersRecipe:
     precision: Precision = "auto"
     """Arithmetic of the forward pass; weights and optimiser stay in float32."""
 
-    notes: str = field(default="")
-
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise SettingsError(f"Stages are named {names}.", remedy="Name at least one stage, each differently.")
+        check_name(self.name)
+        if self.seed < 0:
+            raise SettingsError(f"{self.name} has the seed {self.seed}.", remedy="Seeds are 0 or more.")
         if not self.save_every_s >= 0:
             raise SettingsError(f"{self.name} has save_every_s {self.save_every_s}.", remedy="Give seconds, 0 or more.")

@@ -6,7 +6,7 @@ train(recipe, folder) -> Position        (call it again to go on)
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.text import tokenizer_corpus
-from minicpmv.errors import OptionError
+from minicpmv.errors import OptionError, SettingsError
 from minicpmv.model.configuration import MiniCPMVConfig
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.text_encoding import PieceEncoder
@@ -30,12 +30,12 @@ from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.places import PlaceHeads
 from minicpmv.training.run_folder import find_checkpoint, keep_notes, only_one, write_text, writing
 from minicpmv.training.towers import runstate
-from minicpmv.training.towers.answers import AnswerQuestions
+from minicpmv.training.towers.answers import WORLDS, AnswerQuestions
 from minicpmv.training.towers.company import Company, join
 from minicpmv.training.towers.initialisation import initialise_resampler
 from minicpmv.training.towers.learner import Learner
 from minicpmv.training.towers.loop import Reporter, Run, run_stages
-from minicpmv.training.towers.objectives import ALONE, Objective, ReadPatches
+from minicpmv.training.towers.objectives import ALONE, READABLE, Objective, ReadPatches
 from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes
 from minicpmv.training.towers.recipe import TowersRecipe
@@ -55,8 +55,17 @@ def build_learner(recipe: TowersRecipe) -> Learner:
 
 
 def build_model(recipe: TowersRecipe) -> MiniCPMVForConditionalGeneration:
-    """The recipe's preset with random weights."""
+    """The recipe's preset with random weights.
+
+    Raises:
+        SettingsError: the vocabulary is larger than the model's.
+    """
     config = MiniCPMVConfig.preset(recipe.model)
+    if recipe.tokenizer.vocabulary > (rows := config.text_config.vocab_size):
+        raise SettingsError(
+            f"{recipe.name} has a vocabulary of {recipe.tokenizer.vocabulary}.",
+            remedy=f"The model {recipe.model} embeds {rows} tokens; use at most as many.",
+        )
     config._attn_implementation = recipe.attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -151,12 +160,22 @@ def prepare_tokenizer(recipe: TowersRecipe, folder: Path) -> Any:
 def build_objectives(
     recipe: TowersRecipe, learner: Learner, tokenizer: Any, share: Share = ALONE
 ) -> Mapping[str, Objective]:
-    """One objective per stage, for a process's share of its batches."""
+    """One objective per stage, for a process's share of its batches.
+
+    Raises:
+        SettingsError: a stage draws from a world that its objective does not know.
+    """
     faces = find_faces("train", system=False)  # the same list on every machine with the pinned packages
     config = learner.model.config
     encoder = PieceEncoder(tokenizer, placeholder=PLACEHOLDER, slot_length=config.query_num)
     objectives: dict[str, Objective] = {}
     for index, stage in enumerate(recipe.stages):
+        known: Sequence[str] = tuple(READABLE if stage.objective == "patches" else WORLDS)
+        if unknown := [world for world in stage.worlds if world not in known]:
+            raise SettingsError(
+                f"Stage {stage.name!r} ({stage.objective}) draws from {', '.join(unknown)}.",
+                remedy=f"Worlds are {', '.join(known)}.",
+            )
         if stage.objective == "patches":
             objectives[stage.name] = ReadPatches(stage, recipe.seed, index, faces, config.query_num, share)
         else:

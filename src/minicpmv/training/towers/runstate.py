@@ -11,10 +11,9 @@ A checkpoint is written to a folder beside the old one and swapped in by renamin
 Everything is safetensors and JSON; nothing is pickled.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from minicpmv.errors import CheckpointError
 from minicpmv.training.optim import Optimisers, refuse_other_moments
-from minicpmv.training.run_folder import not_saved, replace_checkpoint
+from minicpmv.training.run_folder import not_saved, read_state, replace_checkpoint
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """Of AdamW, and of Muon."""
@@ -91,8 +90,14 @@ def _moments(trainable: Mapping[str, nn.Parameter], optimiser: Optimisers) -> di
 
 
 def load_position(checkpoint: Path) -> Position:
-    """Where the run stood when the checkpoint was written."""
-    return Position(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
+    """Where the run stood when the checkpoint was written.
+
+    Raises:
+        CheckpointError: it is damaged, or of another kind of run.
+    """
+    names = [field.name for field in fields(Position)]
+    state = read_state(checkpoint, names)
+    return Position(**{name: state[name] for name in names})
 
 
 def load_weights(checkpoint: Path, parts: Mapping[str, nn.Module]) -> None:

@@ -7,9 +7,8 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from minicpmv.data.worlds.examples import held_out_line, write_clip_example, write_label, write_sign
+from minicpmv.data.worlds.examples import write_clip_example, write_label, write_sign
 from minicpmv.data.worlds.fonts import find_faces
-from minicpmv.data.worlds.words import is_held_out
 from minicpmv.errors import OptionError
 
 
@@ -49,7 +48,3 @@ def test_a_clip_example_shows_its_frames_at_the_asked_rate(tmp_path: Path) -> No
     with av.open(str(tmp_path / "clip.mp4")) as container:
         times_s = [frame.time for frame in container.decode(video=0)]
     assert times_s == pytest.approx([index / 3 for index in range(6)])
-
-
-def test_a_held_out_line_is_held_out() -> None:
-    assert is_held_out(held_out_line(0))

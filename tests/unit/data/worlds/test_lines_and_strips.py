@@ -12,7 +12,7 @@ from minicpmv.data.worlds.canvas import paint
 from minicpmv.data.worlds.fonts import find_faces
 from minicpmv.data.worlds.glyphs import CharacterBox
 from minicpmv.data.worlds.lines import LINE_SIZES, print_lines, render_line
-from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip, render_strips
+from minicpmv.data.worlds.strips import STRIP_SIZES, patch_targets, render_strip
 from minicpmv.data.worlds.words import is_held_out
 
 FACES = find_faces("train")[::5]
@@ -116,12 +116,15 @@ def test_of_two_centres_in_one_slot_the_nearer_to_its_middle_wins() -> None:
 
 @pytest.mark.parametrize("size", STRIP_SIZES)
 def test_strips_are_full_of_labels_and_repeat_by_seed(size: tuple[int, int]) -> None:
-    images, targets = render_strips(np.random.default_rng(1), 20, faces=FACES, split="train", size=size)
-    again = render_strips(np.random.default_rng(1), 20, faces=FACES, split="train", size=size)
-    assert images.shape == (20, *size, 3)
+    strips_of_size, again = (
+        [render_strip(generator, faces=FACES, split="train", size=size) for _ in range(20)]
+        for generator in (np.random.default_rng(1), np.random.default_rng(1))
+    )
+    targets = np.stack([strip.targets for strip in strips_of_size])
+    assert {strip.image.shape for strip in strips_of_size} == {(*size, 3)}
     assert targets.shape == (20, size[0] * size[1] // 196, 3)
-    assert np.array_equal(images, again[0])
-    assert np.array_equal(targets, again[1])
+    assert all(np.array_equal(one.image, other.image) for one, other in zip(strips_of_size, again, strict=True))
+    assert all(np.array_equal(one.targets, other.targets) for one, other in zip(strips_of_size, again, strict=True))
     assert targets.min() >= 0
     assert targets.max() < strips.NUM_CHARACTERS
     assert (targets > 0).mean() > 0.15
