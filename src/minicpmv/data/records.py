@@ -179,7 +179,11 @@ def _waits(part: Any) -> bool:
 
 def _llava_turn(turn: Any) -> tuple[str, str]:
     told = turn if isinstance(turn, Mapping) else {}
-    speaker, said = told.get("from", told.get("role")), told.get("value", told.get("content"))
+    # A table gives every turn every key.
+    speaker, said = (
+        next((told[name] for name in names if told.get(name) is not None), None)
+        for names in (("from", "role"), ("value", "content"))
+    )
     if not isinstance(speaker, str) or speaker not in _SPEAKERS or not isinstance(said, str):
         raise MessageError(
             "a turn of conversations lacks from or value.", remedy=f"from is one of {', '.join(_SPEAKERS)}."
@@ -212,6 +216,8 @@ def _media(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         if value is None:
             continue
         kind = name.removesuffix("s")
+        if kind == "document" and isinstance(record.get("pages"), int):  # of many tables the number of pages
+            raise MessageError(f"pages is {record['pages']}.", remedy="List the pages to look at, such as [1, 2].")
         looked_at = {option: record[option] for option in _OPTIONS[kind] if record.get(option) is not None}
         for item in value if isinstance(value, list | tuple) else [value]:
             found.append({"type": kind, kind: _resolved(item, folder), **looked_at})

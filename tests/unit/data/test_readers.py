@@ -106,8 +106,10 @@ def test_how_media_are_looked_at_may_stand_beside_them() -> None:
 
 def test_turns_of_conversations_may_have_a_role_and_content() -> None:
     """As in the files that MiniCPM-V's own fine-tuning takes."""
-    record = {"image": "a.png", "conversations": turns("<image>\nWhat?")}
-    assert parts(record) == [ImagePart("/data/a.png"), TextPart("What?")]
+    columns = [{"from": None, "value": None, **turn} for turn in turns("<image>\nWhat?")]
+    for said in (turns("<image>\nWhat?"), columns):
+        record = {"image": "a.png", "conversations": said}
+        assert parts(record) == [ImagePart("/data/a.png"), TextPart("What?")]
 
 
 def test_a_json_document_is_refused_with_the_way_to_lines(tmp_path: Path) -> None:
@@ -159,6 +161,7 @@ def test_without_marks_media_come_first() -> None:
         ({"img": "a.png", "prompt": "What?", "completion": "That."}, "has the key img"),
         ({"document": "a.pdf", "conversations": [{"from": "gpt", "value": "x"}]}, "nobody who asks"),
         ({"messages": turns([{"type": "image"}, "What?"])}, "has no source"),
+        ({"document": "a.pdf", "pages": 12, "question": "What?", "answer": "That."}, "pages is 12"),
         ({"image": {"<image_00>": "a.png"}, "question": "What?", "answer": "That."}, "has no source"),
         ({"image": "a.png", "max_slices": -5, "question": "What?", "answer": "That."}, "max_slices is -5"),
         ({"messages": turns([{"type": "image", "path": "a.png", "max_slices": -5}])}, "max_slices is -5"),
