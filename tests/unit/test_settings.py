@@ -96,7 +96,7 @@ def test_the_dump_reads_back_to_the_same_settings(tmp_path: Path) -> None:
 def test_files_that_hold_no_mapping_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=r"is not readable YAML|holds no mapping"):
         read_settings(path, Outer)
 
 
