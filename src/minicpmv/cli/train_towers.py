@@ -106,6 +106,7 @@ def describe_towers(recipe: "TowersRecipe") -> str:
     model_size = sum(sizes[part] for part in ("llm", "resampler", "vpm"))
     lines = [
         f"{recipe.name}: model {recipe.model}, {model_size:,} parameters, seed {recipe.seed}, "
+        + (f"tower and language model of {recipe.start}, " if recipe.start else "")
         + IN_WORDS[recipe.precision]
     ]
     for number, stage in enumerate(recipe.stages, 1):

@@ -109,13 +109,20 @@ def answer_length(shortest: int = 1, longest: int = 20_000) -> Check:
 
 
 def language(allowed: Collection[str], shortest: int = 40) -> Check:
-    """The text is in one of the languages (ISO 639-1); shorter texts pass, because nobody can tell. Needs py3langid."""
+    """The text is in one of the languages (ISO 639-1); shorter texts pass, because nobody can tell. Needs py3langid.
+
+    Raises:
+        OptionError: py3langid is not installed, or does not know one of the codes.
+    """
     try:
         import py3langid
     except ImportError:
         raise OptionError(
             "Telling languages apart needs py3langid.", remedy="Install it: pip install 'minicpmv[data]'"
         ) from None
+    known = sorted(code for code, _ in py3langid.rank(""))
+    if unknown := sorted(set(allowed) - set(known)):
+        raise OptionError(f"No language is called {', '.join(unknown)}.", remedy=f"Known: {', '.join(known)}.")
 
     def check(sample: Sample) -> str | None:
         text = sample.text

@@ -11,6 +11,7 @@ from itertools import islice
 from math import exp
 from typing import Any
 
+from minicpmv.errors import ContextLengthError
 from minicpmv.evaluation.likelihood import log_probabilities, with_answers
 from minicpmv.evaluation.question import Question
 from minicpmv.generation.decoding import cut_at_terminator, decode
@@ -137,21 +138,16 @@ class _Written:
 
 def _write(loaded: Loaded, questions: list[Question], max_new_tokens: int, think: bool) -> _Written:
     model, processor = loaded.model, loaded.processor
-    inputs = processor.apply_chat_template(
-        [list(question.messages) for question in questions],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        enable_thinking=think,
-    )
-    fit_answer(
-        prompt=int(inputs["input_ids"].shape[1]),
-        visual=count_visual_tokens(model, inputs),
-        context=context_length(model),
-        wanted=max_new_tokens,
-        default=max_new_tokens,
-    )
+    inputs = _prompts(loaded, questions, think)
+    try:
+        _fit(loaded, inputs, max_new_tokens)
+    except ContextLengthError as error:
+        longest = int(inputs["attention_mask"].sum(-1).argmax())
+        if len(questions) > 1:
+            return _write(loaded, [questions[longest]], max_new_tokens, think)  # fails, with numbers of its own
+        if not questions[0].key:
+            raise
+        raise ContextLengthError(f"{questions[0].key}: {error.what}", remedy=error.remedy) from None
     terminators = terminator_ids(model, processor.tokenizer)
     arguments = {
         **GenerationOptions().resolve(model.generation_config),
@@ -161,6 +157,27 @@ def _write(loaded: Loaded, questions: list[Question], max_new_tokens: int, think
     }
     cut = [cut_at_terminator(row, terminators) for row in complete(model, inputs, arguments).ids]
     return _Written(dict(inputs), [ids for ids, _ in cut], [ended for _, ended in cut])
+
+
+def _prompts(loaded: Loaded, questions: list[Question], think: bool) -> Any:
+    return loaded.processor.apply_chat_template(
+        [list(question.messages) for question in questions],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        enable_thinking=think,
+    )
+
+
+def _fit(loaded: Loaded, inputs: Any, max_new_tokens: int) -> None:
+    fit_answer(
+        prompt=int(inputs["input_ids"].shape[1]),
+        visual=count_visual_tokens(loaded.model, inputs),
+        context=context_length(loaded.model),
+        wanted=max_new_tokens,
+        default=max_new_tokens,
+    )
 
 
 def _answer_of(loaded: Loaded, ids: list[int], think: bool) -> str:

@@ -67,7 +67,7 @@ def own_task(path: Path, name: str) -> OwnDataTask:
             raise OptionError(f"{path}, {sample.key}: {reason}", remedy="Evaluate on records that are complete.")
         if (missing := media_there(sample)) is not None:
             raise OptionError(f"{path}, {sample.key}: {missing}", remedy="Evaluate on records that are complete.")
-        given.append(_question(sample))
+        given.append(_question(sample, f"{path}, {sample.key}"))
     if not given:
         raise OptionError(f"{path} holds no record.", remedy="Name a data set; see `minicpmv data stats`.")
     # No tokenizer needs more tokens than a text has bytes; a model that does not end is cut at twice the longest.
@@ -77,8 +77,8 @@ def own_task(path: Path, name: str) -> OwnDataTask:
     return OwnDataTask(name, draw, len(given), is_reading=True, is_page=is_page, longest=longest, given=tuple(given))
 
 
-def _question(sample: Sample) -> Question:
-    return Question(sample.messages[:-1], sample.messages[-1].text)
+def _question(sample: Sample, key: str) -> Question:
+    return Question(sample.messages[:-1], sample.messages[-1].text, key=key)
 
 
 def _any_of(given: tuple[Question, ...], generator: Generator) -> Question:

@@ -25,6 +25,9 @@ class Question:
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, right and bottom, in px, of the regions whose text is asked for, in order; none for all of it."""
 
+    key: str = ""
+    """The record that it comes from; empty for questions that are drawn."""
+
 
 def question(media: Part, text: str, answer: str) -> Question:
     """One user turn: a picture or clip, then words."""

@@ -23,10 +23,11 @@ from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.model_folder import write_model_folder
 from minicpmv.training.recipe import JoinRecipe
 
-_SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-"""Sizes in which a part has to agree with the model it becomes part of."""
+OF_TOWER = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+"""Sizes in which a tower has to agree with the model it becomes part of."""
 
-_SAME_LANGUAGE = (*_SAME, "num_key_value_heads", "head_dim")
+OF_LANGUAGE = (*OF_TOWER[:-1], "num_key_value_heads", "head_dim")
+"""Those in which a language model has to."""
 
 
 def join_parts(recipe: JoinRecipe, folder: Path) -> Path:
@@ -66,7 +67,7 @@ def _language(recipe: JoinRecipe, config: MiniCPMVConfig, vocabulary: Mapping[st
     with explained(recipe.llm):
         own = AutoTokenizer.from_pretrained(recipe.llm).get_vocab()
         llm: Any = AutoModelForCausalLM.from_pretrained(recipe.llm, dtype=torch.bfloat16)
-    _refuse_other_sizes(recipe.llm, llm.config, config.text_config, _SAME_LANGUAGE)
+    refuse_other_sizes(recipe.llm, llm.config, config.text_config, OF_LANGUAGE)
     weights: dict[str, Tensor] = dict(llm.state_dict())
     weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     if max(vocabulary.values()) >= config.text_config.vocab_size:
@@ -107,7 +108,7 @@ def _vision(recipe: JoinRecipe, config: MiniCPMVConfig) -> dict[str, Tensor]:
     """Weights of the tower, its position table as large as ours; its pooling head is left behind."""
     with explained(recipe.vpm):
         tower: Any = SiglipVisionModel.from_pretrained(recipe.vpm, dtype=torch.bfloat16)
-    _refuse_other_sizes(recipe.vpm, tower.config, config.vision_config, (*_SAME, "patch_size"))
+    refuse_other_sizes(recipe.vpm, tower.config, config.vision_config, OF_TOWER)
     weights = {name.removeprefix("vision_model."): tensor for name, tensor in tower.state_dict().items()}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
     table = "embeddings.position_embedding.weight"
@@ -133,7 +134,7 @@ def resized_table(table: Tensor, side: int) -> Tensor:
     return square.permute(0, 2, 3, 1).reshape(side**2, -1).to(table.dtype)
 
 
-def _refuse_other_sizes(source: str, found: Any, wanted: Any, names: tuple[str, ...]) -> None:
+def refuse_other_sizes(source: str, found: Any, wanted: Any, names: tuple[str, ...]) -> None:
     """A part fits or is refused, with every size that differs."""
     wrong = [
         f"{name} {getattr(found, name, None)} instead of {getattr(wanted, name)}"

@@ -136,5 +136,18 @@ def test_data_that_cannot_be_asked_is_named(
     assert reason in line
 
 
+def test_a_question_beyond_the_context_is_named_with_its_own_counts(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    questions = ["Who is it?", "Who is it? " * 2000, "Who?"]
+    lines = [{"question": text, "answer": "me"} for text in questions]
+    mine.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert evaluate(toy_folder, "--data", mine) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"{mine}, mine.jsonl:2: The prompt has" in line
+    assert "0 of them for pictures" in line
+
+
 def test_all_tasks_are_asked_unless_some_are_named() -> None:
     assert select_tasks() == select_tasks(["all"]) == TASKS

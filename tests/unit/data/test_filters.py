@@ -10,6 +10,7 @@ from minicpmv.data import filters
 from minicpmv.data.filters import Check, NearDuplicates, Sieve
 from minicpmv.data.readers import Flaw
 from minicpmv.data.sample import Sample
+from minicpmv.errors import OptionError
 from minicpmv.messages import DocumentPart, ImagePart, Message, Part, TextPart, VideoPart
 
 GERMAN = "Der Hund läuft schnell über die grüne Wiese und freut sich über das schöne Wetter."
@@ -116,6 +117,11 @@ def test_pages_of_one_document_and_clips_of_other_frames_are_no_duplicates() -> 
         assert check(sample("Yes.", part)) is None
     for part in (*pages, *clips):
         assert check(sample("Yes.", part))
+
+
+def test_a_language_that_nobody_knows_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(OptionError, match="No language is called klingon.* Known: .*de, .*en, "):
+        filters.language({"en", "klingon"})
 
 
 def test_a_sieve_counts_by_the_first_check_that_objects(tmp_path: Path) -> None:

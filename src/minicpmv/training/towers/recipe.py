@@ -167,6 +167,10 @@ class TowersRecipe:
     save_every_s: float
     """Seconds between checkpoints of a running stage."""
 
+    start: str | None = None
+    """A model whose tower and language model go on, with the words of this run and a new resampler; as `start` of a
+    stage. null: everything is blank."""
+
     attention: Literal["eager", "sdpa"] = "sdpa"
     """Attention path while training. On a CPU `eager` is several times faster backwards for short items."""
 

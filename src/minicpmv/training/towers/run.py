@@ -29,6 +29,7 @@ from minicpmv.training.feeding import Share
 from minicpmv.training.model_folder import build_processor, write_model_folder
 from minicpmv.training.places import PlaceHeads
 from minicpmv.training.run_folder import find_checkpoint, keep_notes, only_one, write_text, writing
+from minicpmv.training.stage import find_start
 from minicpmv.training.towers import runstate
 from minicpmv.training.towers.answers import WORLDS, AnswerQuestions
 from minicpmv.training.towers.company import Company, join
@@ -40,6 +41,7 @@ from minicpmv.training.towers.patch_reading import PatchReader
 from minicpmv.training.towers.reading_slots import TOKEN_RMS, SlotCodes
 from minicpmv.training.towers.recipe import TowersRecipe
 from minicpmv.training.towers.runstate import Position
+from minicpmv.training.towers.taking_over import take_over
 from minicpmv.training.towers.tokenizer import PLACEHOLDER, train_tokenizer
 
 
@@ -134,6 +136,8 @@ def _train(recipe: TowersRecipe, folder: Path, reporter: Reporter, company: Comp
         done = (position.stage, position.step)
         keep_notes(folder / "metrics.jsonl", lambda note: (order[note["stage"]], note["step"]) <= done)
     tokenizer = prepare_tokenizer(recipe, folder)
+    if recipe.start is not None and checkpoint is None:
+        take_over(learner.model, find_start(recipe.start, folder), tokenizer)
     objectives = build_objectives(recipe, learner, tokenizer, company.share)
     run = Run(recipe, folder, learner, objectives, company, reporter, deadline)
     position = run_stages(run, position)
