@@ -5,19 +5,21 @@ evaluate(load("folder"), ["lines", "clips.direction"]) -> EvaluationReport
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from minicpmv.errors import OptionError
 from minicpmv.evaluation.answering import MAX_NEW_TOKENS, Answered, SureAnswer, answer_all, answer_surely_all
 from minicpmv.evaluation.memory import peak_gpu_memory_bytes, peak_memory_bytes
 from minicpmv.evaluation.own_data import OwnDataTask
 from minicpmv.evaluation.perplexity import Loss, PerplexityScore, score_perplexity, weigh_all
-from minicpmv.evaluation.readers import picture_of, read_beside, tesseract_reader
+from minicpmv.evaluation.readers import read_beside, tesseract_reader
 from minicpmv.evaluation.report import EvaluationReport
 from minicpmv.evaluation.scoring import TaskScore, require_jiwer, score, score_inventions
 from minicpmv.evaluation.tasks import ALL, AnswerTask, LikelihoodTask, Task, select_tasks
 from minicpmv.generation.loading import Loaded
+
+AnyAnswer = TypeVar("AnyAnswer", bound=Answered)
 
 
 class Watcher(Protocol):
@@ -99,7 +101,7 @@ def evaluate(
     beside: list[TaskScore] = []
     for task in chosen:
         watcher.task(task, task.num_samples if num_samples is None else num_samples)
-        asking = _Asking(loaded, seed, num_samples, batch_size, watcher)
+        asking = _Asking(loaded, seed, num_samples, batch_size, watcher, keeps_media=tesseract)
         if isinstance(task, LikelihoodTask):
             perplexities.append(_weigh(asking, task))
             watcher.scored(perplexities[-1])
@@ -130,7 +132,7 @@ def evaluate(
 def _check_pictures(chosen: Sequence[Task]) -> None:
     """Refuse what Tesseract cannot read before the first answer, which may be hours before the last."""
     for task in chosen:
-        if isinstance(task, OwnDataTask) and not all(map(picture_of, task.given)):
+        if isinstance(task, OwnDataTask) and not task.has_pictures:
             raise OptionError(
                 f"{task.name} has questions without a picture, which Tesseract cannot read.",
                 remedy="Leave out --tesseract, or evaluate on pictures alone.",
@@ -156,6 +158,14 @@ class _Asking:
     num_samples: int | None
     batch_size: int
     watcher: Watcher
+    keeps_media: bool
+    """Another reader will want them."""
+
+    def keep(self, answers: Sequence[AnyAnswer]) -> list[AnyAnswer]:
+        """What scoring needs of answers: pictures and clips of thousands of questions may be more than memory."""
+        if self.keeps_media:
+            return list(answers)
+        return [replace(one, question=replace(one.question, messages=())) for one in answers]
 
 
 def _answer(asking: _Asking, task: AnswerTask, max_new_tokens: int) -> tuple[TaskScore, Sequence[Answered]]:
@@ -166,14 +176,14 @@ def _answer(asking: _Asking, task: AnswerTask, max_new_tokens: int) -> tuple[Tas
     if task.cannot_be_known:
         sure: list[SureAnswer] = []
         for some in answer_surely_all(asking.loaded, questions, batch_size=asking.batch_size, max_new_tokens=longest):
-            sure += some
+            sure += asking.keep(some)
             asking.watcher.answered(task, some)
         return score_inventions(task, sure, time.perf_counter() - started), sure
     answers: list[Answered] = []
     for batch in answer_all(
         asking.loaded, questions, batch_size=asking.batch_size, max_new_tokens=longest, think=task.think
     ):
-        answers += batch
+        answers += asking.keep(batch)
         asking.watcher.answered(task, batch)
     return score(task, answers, time.perf_counter() - started), answers
 

@@ -1,15 +1,19 @@
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from minicpmv.errors import ContextLengthError, OptionError
 from minicpmv.evaluation.answering import Answered, answer_all, answer_batch
+from minicpmv.evaluation.own_data import own_task
 from minicpmv.evaluation.perplexity import PerplexityScore
+from minicpmv.evaluation.question import Question
 from minicpmv.evaluation.run import evaluate
-from minicpmv.evaluation.scoring import InventionScore, TaskScore
-from minicpmv.evaluation.tasks import Task, select_tasks
+from minicpmv.evaluation.scoring import InventionScore, TaskScore, score
+from minicpmv.evaluation.tasks import AnswerTask, Task, select_tasks
 from minicpmv.generation.chat import Assistant
 from minicpmv.generation.loading import Loaded, load
 from minicpmv.generation.options import GenerationOptions
@@ -116,3 +120,23 @@ def test_an_answer_that_cannot_fit_is_refused_with_counts(toy: Loaded) -> None:
     questions = list(select_tasks(["lines"])[0].questions(0, 1))
     with pytest.raises(ContextLengthError, match="4096"):
         answer_batch(toy, questions, max_new_tokens=5000)
+
+
+def test_media_of_questions_are_let_go_once_they_are_answered(
+    toy: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (112, 56), "white").save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "question": f"What is {number}?", "answer": str(number)} for number in range(3)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    task = own_task(tmp_path / "mine.jsonl", "mine")
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one) is Question and one.key]
+    kept: list[Answered] = []
+
+    def look(scored: AnswerTask, answers: list[Answered], seconds: float) -> TaskScore:
+        kept.extend(answers)
+        return score(scored, answers, seconds)
+
+    monkeypatch.setattr("minicpmv.evaluation.run.score", look)
+    evaluate(toy, [task], batch_size=2, max_new_tokens=2)
+    assert [(one.question.answer, one.question.messages) for one in kept] == [("0", ()), ("1", ()), ("2", ())]
