@@ -15,7 +15,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minicpmv.errors import CheckpointNotFoundError, OptionError
-from minicpmv.generation.loading import find_checkpoint, is_bundled_name, read_config, read_processor
+from minicpmv.generation.loading import explained, find_checkpoint, is_bundled_name, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.model.row_attention import BY_SAMPLE
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -129,9 +129,10 @@ def _recompute(model: MiniCPMVForConditionalGeneration) -> None:
 def _read_start(source: str | Path, recipe: TrainingRecipe, device: torch.device) -> MiniCPMVForConditionalGeneration:
     """The start's model; its language model in 4 bits where adapters are all that learns of it."""
     if recipe.lora is None or recipe.lora.bits != 4:
-        model: MiniCPMVForConditionalGeneration = MiniCPMVForConditionalGeneration.from_pretrained(
-            source, dtype=torch.float32
-        )
+        with explained(str(source)):
+            model: MiniCPMVForConditionalGeneration = MiniCPMVForConditionalGeneration.from_pretrained(
+                source, dtype=torch.float32
+            )
         return model
     from transformers import BitsAndBytesConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from minicpmv.generation.loading import read_config, read_processor
+from minicpmv.generation.loading import explained, read_config, read_processor
 from minicpmv.model.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.joining import OF_LANGUAGE, OF_TOWER, refuse_other_sizes, rows_by_token
 
@@ -33,7 +33,8 @@ def take_over(model: MiniCPMVForConditionalGeneration, source: str | Path, token
     wanted, found = model.config, read_config(source)
     refuse_other_sizes(str(source), found.text_config, wanted.text_config, OF_LANGUAGE)
     refuse_other_sizes(str(source), found.vision_config, wanted.vision_config, OF_TOWER)
-    other = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    with explained(str(source)):
+        other = MiniCPMVForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     own = read_processor(source).tokenizer.get_vocab()
     language = dict(other.llm.state_dict())
     for part in _WORDS:

@@ -1,16 +1,19 @@
 """Towers that go on from a model: what they take over, and what stays new."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from minicpmv.errors import CheckpointError, CheckpointNotFoundError
 from minicpmv.generation.loading import bundled_folder, load, read_processor
-from minicpmv.recipes.loader import load_towers
+from minicpmv.recipes.loader import load_stage, load_towers
+from minicpmv.training.stage import open_stage
 from minicpmv.training.towers.recipe import StageRecipe
 from minicpmv.training.towers.run import build_model, prepare_tokenizer, train
 from minicpmv.training.towers.taking_over import take_over
@@ -67,3 +70,16 @@ def test_a_start_that_does_not_fit_is_refused(start: str, error: type[Exception]
     recipe = replace(load_towers(str(TOY)), start=start)
     with pytest.raises(error, match=told):
         train(recipe, tmp_path / "toy", reporter=Silent(), device="cpu")
+
+
+def test_a_damaged_start_is_told_as_one(tmp_path: Path) -> None:
+    shutil.copytree(bundled_folder(), tmp_path / "broken")
+    with (tmp_path / "broken" / "model.safetensors").open("r+b") as file:
+        file.truncate(3_000_000)
+    recipe = load_towers("nano_towers", ["tokenizer.texts=500", "precision=fp32"])
+    recipe = replace(recipe, start=str(tmp_path / "broken"))
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        train(recipe, tmp_path / "run", reporter=Silent(), device="cpu")
+    stage = load_stage("nano_sft", [f"start={tmp_path / 'broken'}"])
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        open_stage(stage, tmp_path / "sft", Accelerator(cpu=True))
