@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 NANO_NOTICE = """\
 note: this is the bundled nano model, {millions:.1f} million parameters. It knows colours, shapes and places in
-note: pictures and short clips, reads short printed lines with one wrong character in fourteen, and guesses at
+note: pictures and short clips, reads short printed lines with one wrong character in nineteen, and guesses at
 note: most of a page. For real use add the option --model openbmb/MiniCPM-V-4_5 (17 GB, downloaded once) or name
 note: a local folder."""
 
